@@ -1,0 +1,210 @@
+"""PreMIM: a pretrained encoder with the input contract it was trained under."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from prostate_mim.errors import IntegrityError, UsageError
+from prostate_mim.hub import read_release, resolve, write_release
+from prostate_mim.hub.card import make_card
+from prostate_mim.hub.release import WEIGHTS
+from prostate_mim.hub.weights import LoadReport, load_strictly, read_tensors, stored
+from prostate_mim.manifest import Point
+from prostate_mim.nets import build_encoder
+from prostate_mim.nets.pooling import SIGMA_MM, CentrePool
+from prostate_mim.preprocess import preprocess
+from prostate_mim.spec import InputSpec
+from prostate_mim.volume import Volume
+
+
+@dataclass(frozen=True)
+class FeatureInfo:
+    """One stage of the encoder in physical terms.
+
+    Attributes:
+        channels: C of the stage's (N, C, d, h, w).
+        stride_zyx: input voxels per voxel of the stage.
+        spacing_mm_zyx: mm per voxel of the stage.
+    """
+
+    channels: int
+    stride_zyx: tuple[int, int, int]
+    spacing_mm_zyx: tuple[float, float, float]
+
+
+class PreMIM(nn.Module):
+    """A 3D CNN encoder for axial T2w prostate MRI, pretrained by masked image modelling.
+
+    Args:
+        architecture: key of ``prostate_mim.nets.ARCHITECTURES``.
+        spec: the input contract.
+        name: what predictions and cards call it.
+        revision: content hash of its weights; ``unreleased`` until it is saved.
+        details: plain values about its making, kept in ``config.json``.
+
+    Example:
+        >>> encoder = PreMIM.from_pretrained("resenc-s.mim-t2w")  # doctest: +SKIP
+        >>> vector = encoder.embed(read_volume("study.nii.gz"))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        architecture: str = "resenc-s",
+        spec: InputSpec | None = None,
+        *,
+        name: str = "scratch",
+        revision: str = "unreleased",
+        details: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.spec = spec or InputSpec()
+        self.name, self.revision = name, revision
+        self.details = dict(details or {})
+        self.encoder = build_encoder(architecture)
+        self.pool = CentrePool(self.encoder.stage_info, self.spec.spacing_mm_zyx)
+        self.load_report = LoadReport(0, ())
+        check_size(self.spec, self.encoder.total_stride_zyx)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> PreMIM:
+        """Load verified weights: a bundled name, a release or run folder, or ``org/name@revision`` on a hub.
+
+        Every file's SHA-256, every key, shape and dtype is checked. Returned in evaluation mode, float32, on the
+        CPU; ``load_report`` lists what was adapted.
+
+        Raises:
+            NotFoundError: no such model (the nearest name is suggested).
+            IntegrityError: the files are not what they claim to be.
+            NetworkError: the hub cannot be reached.
+        """
+        release = read_release(resolve(name), kind="encoder")
+        model = cls(
+            release.architecture, release.spec, name=release.name, revision=release.revision, details=release.details
+        )
+        path = release.folder / WEIGHTS
+        model.load_report = load_strictly(model.encoder, read_tensors(path), release.weights_dtype, str(path))
+        return model.eval()
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        name: str | None = None,
+        card: str | None = None,
+        dtype: str = "float32",
+        decoder: nn.Module | None = None,
+    ) -> Path:
+        """Write a release folder that ``from_pretrained`` reads.
+
+        Args:
+            name: the published name, ``architecture.recipe``; this model's if None.
+            card: Markdown; a plain one is generated if None.
+            dtype: of the stored weights, ``float32`` or ``float16``.
+            decoder: the reconstruction decoder, so that pictures can be made from the release.
+
+        Raises:
+            UsageError: the folder is not empty or cannot be written.
+        """
+        config = {
+            "kind": "encoder",
+            "name": name or self.name,
+            "architecture": self.architecture,
+            "spec": self.spec.to_dict(),
+            "weights_dtype": dtype,
+            "details": self.details,
+        }
+        weights = stored(self.encoder, dtype)
+        return write_release(
+            folder,
+            config=config,
+            card=card or make_card(config),
+            weights=weights,
+            golden=self._golden(weights, dtype),
+            decoder=None if decoder is None else stored(decoder, dtype),
+        )
+
+    def _golden(self, weights: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
+        """A fixed input and the embedding a reader of this release must get for it."""
+        reader = PreMIM(self.architecture, self.spec).eval()
+        load_strictly(reader.encoder, weights, dtype, "golden sample")
+        sample = golden_input(self.encoder.total_stride_zyx)
+        with torch.inference_mode():
+            return {"input": sample, "embedding": reader.pool(reader(sample)).clone()}
+
+    @property
+    def feature_info(self) -> list[FeatureInfo]:
+        """The stages of ``forward`` in mm."""
+        infos = []
+        for stage in self.encoder.stage_info:
+            z, y, x = (n * mm for n, mm in zip(stage.stride_zyx, self.spec.spacing_mm_zyx, strict=True))
+            infos.append(FeatureInfo(stage.channels, stage.stride_zyx, (z, y, x)))
+        return infos
+
+    @property
+    def embedding_size(self) -> int:
+        """Length C of ``embed``'s vector."""
+        return self.pool.channels
+
+    def forward(self, batch: Tensor) -> list[Tensor]:
+        """(N, 1, D, H, W) float32, z-scored -> one (N, C, d, h, w) per stage, coarse last."""
+        stages: list[Tensor] = self.encoder(batch)
+        return stages
+
+    def prepare(self, volume: Volume, position_mm_lps: Point | None = None) -> Tensor:
+        """The network's input for one volume: (1, 1, D, H, W) float32, around a position or the image centre."""
+        return torch.from_numpy(preprocess(volume, self.spec, position_mm_lps))[None, None]
+
+    @torch.inference_mode()
+    def embed(self, volume: Volume, position_mm_lps: Point | None = None) -> npt.NDArray[np.float32]:
+        """One vector for a volume: (C,) float32.
+
+        The means of the two coarsest stages over the crop, and the same weighted towards its centre by a Gaussian
+        of 10 mm.
+        """
+        vector: Tensor = self.pool(self(self.prepare(volume, position_mm_lps)))
+        return vector[0].numpy()
+
+
+def check_size(spec: InputSpec, stride_zyx: tuple[int, int, int]) -> None:
+    """Refuse a crop that the encoder's strides do not divide.
+
+    Raises:
+        UsageError: naming axis, size and stride.
+    """
+    for axis, size, stride in zip("zyx", spec.size_zyx, stride_zyx, strict=True):
+        if size % stride:
+            raise UsageError(f"crop of {size} voxels along {axis} is not a multiple of the encoder's stride {stride}")
+
+
+def golden_input(stride_zyx: tuple[int, int, int]) -> Tensor:
+    """(1, 1, 2 sz, 4 sy, 4 sx) smooth pseudo-random sample, exactly representable in float16, no patient in it."""
+    z, y, x = stride_zyx
+    rng = np.random.default_rng(20221229)
+    waves = rng.normal(size=(6, 3)) * (1.2, 0.15, 0.15)
+    grid = np.stack(np.meshgrid(np.arange(2 * z), np.arange(4 * y), np.arange(4 * x), indexing="ij"), -1)
+    sample = np.sin(grid @ waves.T + rng.uniform(0, 6, 6)).sum(-1) / np.sqrt(3)
+    return torch.from_numpy(sample.astype(np.float16).astype(np.float32))[None, None]
+
+
+def verify_release(folder: str | Path, model: nn.Module, found: dict[str, Tensor], tolerance: float) -> float:
+    """Largest absolute difference to a release's golden outputs.
+
+    Raises:
+        IntegrityError: it is above ``tolerance``.
+    """
+    golden = read_tensors(Path(folder) / "golden.safetensors")
+    worst = max(float((golden[key] - value).abs().max()) for key, value in found.items())
+    if not worst <= tolerance:
+        raise IntegrityError(f"{folder}: golden outputs differ by {worst:.2e} (allowed {tolerance:g})")
+    return worst
+
+
+__all__ = ["SIGMA_MM", "FeatureInfo", "PreMIM", "check_size", "golden_input", "verify_release"]

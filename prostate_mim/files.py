@@ -1,0 +1,94 @@
+"""The only code that opens a file for writing: temporary name in the same folder, fsync, rename."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prostate_mim.errors import ProstateMimError, ResourceError, UsageError
+
+
+def explain_os_error(error: OSError, path: Path) -> ProstateMimError:
+    """Turn an operating-system refusal to write ``path`` into one of our one-line errors."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return ResourceError(f"{path}: no space left on the disk; free some space or choose another --out")
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return UsageError(f"{path}: cannot be written ({reason}); choose a folder you may write to")
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it is flushed to disk and renamed to ``path``.
+
+    Nothing is left behind when the body raises. The suffix of ``path`` is kept, because writers such as
+    nibabel choose the format by it.
+
+    Raises:
+        UsageError: the folder does not exist or may not be written.
+        ResourceError: the disk is full.
+    """
+    final = Path(path)
+    suffix = "".join(final.suffixes[-2:])
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{final.name}.", suffix=f".tmp{suffix}", dir=final.parent)
+        os.close(handle)
+    except OSError as error:
+        raise explain_os_error(error, final) from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        _flush(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(final)
+    except OSError as error:
+        raise explain_os_error(error, final) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write ``text`` to ``path`` atomically, as UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def append_line(path: str | Path, line: str) -> None:
+    """Append one line to a log that only ever grows (metrics as JSON lines)."""
+    try:
+        with Path(path).open("a", encoding="utf-8") as stream:
+            stream.write(line + "\n")
+    except OSError as error:
+        raise explain_os_error(error, Path(path)) from error
+
+
+def make_folder(path: str | Path) -> Path:
+    """Create ``path`` (and parents) and make sure it can be written now, not after an hour of work."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise explain_os_error(error, folder) from error
+    return folder
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hex digits."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,230 @@
+"""finetune: encoder + labelled manifest -> patient folds -> AUROC with intervals -> classifier release."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prostate_mim.classifier import LesionClassifier
+from prostate_mim.engine.augment import Augmentation
+from prostate_mim.engine.data import DrawDataset, Region
+from prostate_mim.engine.loop import Batch, LoopConfig, make_accelerator, train
+from prostate_mim.engine.tracker import progress_bar
+from prostate_mim.errors import UsageError
+from prostate_mim.files import make_folder, write_text
+from prostate_mim.folds import assign_folds
+from prostate_mim.manifest import read_manifest
+from prostate_mim.metrics import Auroc, auroc_interval
+from prostate_mim.preprocess import normalise
+from prostate_mim.pretraining import load_regions, prepare_run
+
+MODES = ("linear", "full")
+_JITTER_ZYX = (1, 6, 6)
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """What ``finetune`` does.
+
+    Attributes:
+        mode: ``linear`` (frozen encoder, logistic regression) or ``full`` (the linear head first, then all weights).
+        folds: patient-grouped folds, where the manifest does not give its own.
+        epochs: passes over the training lesions in mode ``full``.
+        inverse_penalty: C of the logistic regression; smaller is smoother.
+        name: of the release; the encoder's name with ``.classifier`` if None.
+        loop: batch, learning rate, device and so on; its ``steps`` follow from ``epochs``.
+    """
+
+    mode: str = "linear"
+    folds: int = 5
+    epochs: int = 10
+    inverse_penalty: float = 0.01
+    name: str | None = None
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(learning_rate=2e-4, warmup=10))
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise UsageError(f"mode {self.mode!r} is unknown; choose {' or '.join(MODES)}")
+        if self.epochs < 1:
+            raise UsageError(f"epochs is {self.epochs}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class FinetuneRun:
+    """What fine-tuning found.
+
+    Attributes:
+        folds: one AUROC per fold, on lesions of patients it was not trained on.
+        pooled: AUROC of all out-of-fold probabilities together.
+        release: the classifier trained on every row.
+        labels, probabilities: out-of-fold, one per manifest row.
+    """
+
+    folds: tuple[Auroc, ...]
+    pooled: Auroc
+    release: Path
+    labels: tuple[int, ...]
+    probabilities: tuple[float, ...]
+
+    @property
+    def mean(self) -> float | None:
+        """Mean of the folds' AUROCs that are defined."""
+        defined = [fold.value for fold in self.folds if fold.value is not None]
+        return sum(defined) / len(defined) if defined else None
+
+
+def finetune(
+    model: LesionClassifier,
+    manifest: str | Path,
+    out: str | Path,
+    config: FinetuneConfig | None = None,
+    *,
+    resume: bool = False,
+) -> FinetuneRun:
+    """Cross-validate a lesion classifier over patients, then train it on everything and release it.
+
+    Args:
+        model: the starting point; it is left as it is.
+        manifest: CSV with labels and lesion places.
+        out: run folder: ``results.json``, ``predictions.csv``, one folder per training, ``release/``.
+        resume: go on where an interrupted run stopped.
+
+    Raises:
+        ManifestError, VolumeError, NotFoundError: the data; found before training begins.
+        UsageError: the configuration, too few patients for the folds, or ``out``.
+        TrainingError: a loss is not finite.
+    """
+    config = config or FinetuneConfig()
+    listed = read_manifest(manifest, labels=True)
+    folds = assign_folds(listed, config.folds, config.loop.seed)
+    run = prepare_run(out, resume)
+    z, y, x = (n + 2 * j for n, j in zip(model.spec.size_zyx, _JITTER_ZYX, strict=True))
+    regions = load_regions(listed, model.spec, (z, y, x))
+    probabilities = np.zeros(len(regions))
+    for fold in sorted(set(folds)):
+        held_out = [i for i, own in enumerate(folds) if own == fold]
+        training = [regions[i] for i, own in enumerate(folds) if own != fold]
+        fitted = _fit(model, training, run / f"fold-{fold}", config, resume, f"fold {fold}")
+        probabilities[held_out] = predict_regions(fitted, [regions[i] for i in held_out], config.loop.device)
+    final = _fit(model, regions, run / "final", config, resume, "all lesions")
+    patients = [row.patient_id for row in listed.rows]
+    scored = _score([region.label for region in regions], probabilities, patients, folds, run / "release")
+    final.details = {**model.details, "finetuning": {**_plain(config), **_figures(scored)}}
+    final.save_pretrained(scored.release, name=config.name or model.name)
+    _write_results(run, scored, folds)
+    return scored
+
+
+def _fit(
+    model: LesionClassifier, regions: list[Region], folder: Path, config: FinetuneConfig, resume: bool, label: str
+) -> LesionClassifier:
+    """A copy of ``model`` fitted to ``regions``: linear head, then all weights if the mode says so."""
+    fitted = copy.deepcopy(model)
+    features = region_features(fitted, regions, config.loop.device)
+    _fit_head(fitted, features, np.asarray([region.label for region in regions]), config)
+    if config.mode == "linear":
+        return fitted.eval()
+    make_folder(folder)
+    steps = config.epochs * math.ceil(len(regions) / config.loop.batch)
+    loop = dataclasses.replace(config.loop, steps=steps)
+    dataset = DrawDataset(regions, model.spec, Augmentation(jitter_zyx=_JITTER_ZYX), loop.seed)
+    identity = {"task": "finetune", "lesions": len(regions), "start": model.encoder.revision, **_plain(config)}
+    train(fitted, dataset, _lesion_loss, loop, folder, identity=identity, resume=resume, label=label)
+    return fitted.eval()
+
+
+def _lesion_loss(model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, float]]:
+    logits = model(batch["voxels"])
+    return nn.functional.binary_cross_entropy_with_logits(logits.float(), batch["label"].float()), {}
+
+
+def _fit_head(
+    model: LesionClassifier, features: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], config: FinetuneConfig
+) -> None:
+    """Standardise the features and set the head to a logistic regression on them."""
+    from sklearn.linear_model import LogisticRegression
+
+    mean, scale = features.mean(0), features.std(0) + 1e-6
+    fitted = LogisticRegression(C=config.inverse_penalty, max_iter=1000).fit((features - mean) / scale, labels)
+    with torch.no_grad():
+        model.head.mean.copy_(torch.from_numpy(mean))
+        model.head.scale.copy_(torch.from_numpy(scale))
+        model.head.linear.weight.copy_(torch.from_numpy(fitted.coef_))
+        model.head.linear.bias.copy_(torch.from_numpy(fitted.intercept_))
+
+
+def region_features(model: LesionClassifier, regions: Sequence[Region], device: str) -> np.ndarray[Any, Any]:
+    """(N, C) float64 features of the middle crop of each region, without augmentation."""
+    return np.concatenate([f.double().cpu().numpy() for f in _run(model, model.features, regions, device)])
+
+
+def predict_regions(model: LesionClassifier, regions: Sequence[Region], device: str) -> np.ndarray[Any, Any]:
+    """(N,) probabilities of the middle crop of each region."""
+    return np.concatenate([torch.sigmoid(f).cpu().numpy() for f in _run(model, model, regions, device)])
+
+
+@torch.inference_mode()
+def _run(model: LesionClassifier, call: Any, regions: Sequence[Region], device: str, batch: int = 8) -> list[Tensor]:
+    where = make_accelerator(device).device
+    model.eval().to(where)
+    results = []
+    with progress_bar() as bar:
+        task = bar.add_task("encoding lesions", total=len(regions))
+        for first in range(0, len(regions), batch):
+            crops = [_middle(region, model) for region in regions[first : first + batch]]
+            results.append(call(torch.stack(crops).to(where)))
+            bar.advance(task, len(crops))
+    model.cpu()
+    return results
+
+
+def _middle(region: Region, model: LesionClassifier) -> Tensor:
+    size = model.spec.size_zyx
+    piece = tuple(slice(j, j + n) for j, n in zip(_JITTER_ZYX, size, strict=True))
+    voxels, inside = region.crop.voxels[piece], region.crop.inside[piece]
+    return torch.from_numpy(normalise(voxels, inside, model.spec, f"row {region.row}"))[None]
+
+
+def _score(
+    labels: list[int], probabilities: np.ndarray[Any, Any], patients: list[str], folds: list[int], release: Path
+) -> FinetuneRun:
+    def part(chosen: list[int]) -> Auroc:
+        return auroc_interval(
+            [labels[i] for i in chosen], [float(probabilities[i]) for i in chosen], [patients[i] for i in chosen]
+        )
+
+    each = [part([i for i, own in enumerate(folds) if own == fold]) for fold in sorted(set(folds))]
+    pooled = part(list(range(len(labels))))
+    return FinetuneRun(tuple(each), pooled, release, tuple(labels), tuple(float(p) for p in probabilities))
+
+
+def _figures(run: FinetuneRun) -> dict[str, Any]:
+    return {
+        "auroc_folds": [dataclasses.asdict(fold) for fold in run.folds],
+        "auroc_pooled": dataclasses.asdict(run.pooled),
+        "auroc_mean": run.mean,
+    }
+
+
+def _write_results(run: Path, scored: FinetuneRun, folds: list[int]) -> None:
+    write_text(run / "results.json", json.dumps(_figures(scored), indent=2) + "\n")
+    lines = ["row,fold,label,probability"]
+    for row, (fold, label, probability) in enumerate(zip(folds, scored.labels, scored.probabilities, strict=True), 1):
+        lines.append(f"{row},{fold},{label},{probability:.6f}")
+    write_text(run / "predictions.csv", "\n".join(lines) + "\n")
+
+
+def _plain(config: FinetuneConfig) -> dict[str, Any]:
+    values = dataclasses.asdict(config)
+    del values["loop"]
+    return values

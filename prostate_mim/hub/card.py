@@ -1,0 +1,57 @@
+"""Model cards: what a release is, what made it, under which terms, and what it is not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+_NOT_A_DEVICE = (
+    "Research software. **Not a medical device**: not validated, not approved, not to be used for diagnosis or for "
+    "any decision about a patient."
+)
+
+
+def make_card(config: Mapping[str, Any], *, terms: str | None = None, body: str = "") -> str:
+    """A Markdown card from a release's config.
+
+    Args:
+        config: as for ``write_release``.
+        terms: under which terms the training data may be used; asked for in the card if None.
+        body: further sections.
+    """
+    spec, details = config["spec"], config["details"]
+    spacing = " x ".join(f"{v:g}" for v in spec["spacing_mm_zyx"])
+    size = " x ".join(str(v) for v in spec["size_zyx"])
+    loader = "PreMIM" if config["kind"] == "encoder" else "LesionClassifier"
+    lines = [
+        f"# {config['name']}",
+        "",
+        f"A 3D CNN {config['kind']} for axial T2w prostate MRI (`{config['architecture']}`), by prostate-mim.",
+        "",
+        "```python",
+        f"from prostate_mim import {loader}",
+        f'model = {loader}.from_pretrained("<this folder>")',
+        "```",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| input | {size} voxels of {spacing} mm (z, y, x), axial LPS |",
+        f"| intensities | clipped at percentiles {spec['clip_percentiles']}, z-scored over the crop, padded with 0 |",
+        f"| stored as | {config['weights_dtype']} |",
+        "",
+        "## Terms and limits",
+        "",
+        terms or "The terms of the training data apply to these weights; whoever publishes them must state them here.",
+        "",
+        _NOT_A_DEVICE,
+        "",
+        body,
+        "## How it was made",
+        "",
+        "```json",
+        json.dumps(details, indent=2, sort_keys=True),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,204 @@
+"""The release folder: config.json, model.safetensors, card, golden sample, SHA256SUMS. One writer, one reader."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prostate_mim.errors import IntegrityError, NotFoundError, UsageError
+from prostate_mim.files import explain_os_error, make_folder, sha256_of, write_text
+from prostate_mim.spec import InputSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+DECODER = "decoder.safetensors"
+GOLDEN = "golden.safetensors"
+CARD = "README.md"
+SUMS = "SHA256SUMS"
+REQUIRED_FILES = (CONFIG, WEIGHTS, GOLDEN, CARD)
+FILES = (*REQUIRED_FILES, DECODER, SUMS)
+KINDS = ("encoder", "classifier")
+_CONFIG_KEYS = {"format", "kind", "name", "architecture", "spec", "weights_dtype", "library_version", "details"}
+
+
+@dataclass(frozen=True)
+class Release:
+    """A verified release folder.
+
+    Attributes:
+        folder: where it lies.
+        kind: ``encoder`` or ``classifier``.
+        name: e.g. ``resenc-s.mim-t2w``.
+        architecture: key of ``nets.ARCHITECTURES``.
+        spec: the input contract.
+        weights_dtype: ``float16`` or ``float32``, as stored.
+        details: plain values of the producer (head, masking); see the classes that read them.
+        revision: first 16 hex digits of the SHA-256 of the weights file.
+    """
+
+    folder: Path
+    kind: str
+    name: str
+    architecture: str
+    spec: InputSpec
+    weights_dtype: str
+    details: dict[str, Any]
+    revision: str
+
+
+def write_release(
+    folder: str | Path,
+    *,
+    config: Mapping[str, Any],
+    card: str,
+    weights: Mapping[str, Tensor],
+    golden: Mapping[str, Tensor],
+    decoder: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Write a release folder: everything into a temporary folder beside it, then one rename.
+
+    Args:
+        folder: must not exist yet, or be empty.
+        config: kind, name, architecture, spec, weights_dtype, details.
+        card: the model card in Markdown.
+        weights: tensors in their published dtype.
+        golden: ``input`` and what the model gives for it, float32.
+        decoder: the reconstruction decoder, where the model has one.
+
+    Raises:
+        UsageError: the folder holds something already, or cannot be written.
+        ResourceError: no space is left; nothing is left behind.
+    """
+    from safetensors.torch import save_file
+
+    from prostate_mim._version import __version__
+
+    final = Path(folder)
+    if final.exists() and (not final.is_dir() or any(final.iterdir())):
+        raise UsageError(f"{final}: already exists and is not empty; choose another folder or remove it")
+    make_folder(final.parent)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".tmp", dir=final.parent))
+    try:
+        full = {"format": FORMAT, "library_version": __version__, **config}
+        write_text(temporary / CONFIG, json.dumps(full, indent=2, sort_keys=True) + "\n")
+        save_file(_contiguous(weights), temporary / WEIGHTS)
+        save_file(_contiguous(golden), temporary / GOLDEN)
+        if decoder is not None:
+            save_file(_contiguous(decoder), temporary / DECODER)
+        write_text(temporary / CARD, card)
+        write_sums(temporary)
+        for written in temporary.iterdir():
+            written.chmod(0o644)
+        temporary.chmod(0o755)
+        if final.exists():
+            final.rmdir()
+        temporary.rename(final)
+    except OSError as error:
+        raise explain_os_error(error, final) from error
+    except Exception as error:  # safetensors reports a full disk as its own error type
+        if "No space left" in str(error) or "File too large" in str(error):
+            raise explain_os_error(OSError(28, "No space left on device"), final) from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return final
+
+
+def write_sums(folder: Path) -> None:
+    """(Re)write SHA256SUMS of the release files in ``folder``, in sha256sum's format."""
+    names = [name for name in FILES if name != SUMS and (folder / name).exists()]
+    write_text(folder / SUMS, "".join(f"{sha256_of(folder / name)}  {name}\n" for name in names))
+
+
+def read_release(folder: str | Path, *, kind: str | None = None) -> Release:
+    """Verify a release folder and read its config. No tensor is loaded yet.
+
+    Args:
+        kind: refuse anything else.
+
+    Raises:
+        NotFoundError: it is not a release folder.
+        IntegrityError: a file is missing, or differs from SHA256SUMS, or the config is not of this format.
+        UsageError: it is a release of another kind.
+    """
+    root = Path(folder)
+    if not (root / CONFIG).is_file():
+        raise NotFoundError(f"{root}: not a release folder (no {CONFIG}); a run folder keeps its own in release/")
+    sums = verify_sums(root)
+    config = _read_config(root / CONFIG)
+    if kind is not None and config["kind"] != kind:
+        other = "finetune it first" if kind == "classifier" else "use LesionClassifier.from_pretrained"
+        raise UsageError(f"{root}: this release is {config['kind']!r}, not {kind!r}; {other}")
+    return Release(
+        folder=root,
+        kind=config["kind"],
+        name=config["name"],
+        architecture=config["architecture"],
+        spec=InputSpec.from_dict(config["spec"]),
+        weights_dtype=config["weights_dtype"],
+        details=config["details"],
+        revision=sums[WEIGHTS][:16],
+    )
+
+
+def verify_sums(root: Path) -> dict[str, str]:
+    """Compare every listed file with its SHA-256; returns name -> digest.
+
+    Raises:
+        IntegrityError: naming the file.
+    """
+    sums = _read_sums(root)
+    for name in REQUIRED_FILES:
+        if name not in sums:
+            raise IntegrityError(f"{root}: {SUMS} does not list {name}; the release is incomplete, fetch it again")
+    for name, expected in sums.items():
+        if not (root / name).is_file():
+            raise IntegrityError(f"{root}: {name} is missing; fetch the release again")
+        found = sha256_of(root / name)
+        if found != expected:
+            raise IntegrityError(
+                f"{root / name}: sha256 is {found[:16]}..., expected {expected[:16]}...; "
+                "the file was damaged or edited, fetch the release again"
+            )
+    return sums
+
+
+def _read_sums(root: Path) -> dict[str, str]:
+    path = root / SUMS
+    if not path.is_file():
+        raise IntegrityError(f"{root}: no {SUMS}; the release cannot be verified, fetch it again")
+    sums: dict[str, str] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        digest, _, name = line.partition("  ")
+        if len(digest) != 64 or name not in FILES or name in sums:
+            raise IntegrityError(f"{path}: line {line[:80]!r} is not 'sha256  name' of a known release file")
+        sums[name] = digest
+    return sums
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise IntegrityError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(config, dict) or set(config) != _CONFIG_KEYS:
+        found = sorted(config) if isinstance(config, dict) else type(config).__name__
+        raise IntegrityError(f"{path}: expected exactly the keys {sorted(_CONFIG_KEYS)}, found {found}")
+    texts = ("kind", "name", "architecture", "weights_dtype", "library_version")
+    typed = all(isinstance(config[key], str) for key in texts) and isinstance(config["details"], dict)
+    if config["format"] != FORMAT or config["kind"] not in KINDS or not typed:
+        raise IntegrityError(f"{path}: format {config['format']!r}, kind {config['kind']!r} are not of this version")
+    return config
+
+
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.detach().cpu().contiguous() for key, value in tensors.items()}

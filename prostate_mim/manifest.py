@@ -1,0 +1,209 @@
+"""The CSV of studies and lesions: one row each, checked as a whole before any work begins.
+
+Messages name the row (1 = the first after the header), never a patient, a study or a path in it.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prostate_mim.errors import ManifestError, NotFoundError
+
+REQUIRED = ("study_id", "patient_id", "t2w")
+OPTIONAL = (
+    "lesion_id", "label", "position_mm_lps", "lesion_mask", "gland_mask", "zone", "centre", "fold", "sha256",
+    "spacing_mm_zyx", "is_crop",
+)  # fmt: skip
+Point = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class ManifestRow:
+    """One study, or one lesion of a study. Paths are absolute; ``number`` is the row for messages."""
+
+    number: int
+    study_id: str
+    patient_id: str
+    t2w: Path
+    lesion_id: str = ""
+    label: int | None = None
+    position_mm_lps: Point | None = None
+    lesion_mask: Path | None = None
+    gland_mask: Path | None = None
+    zone: str = ""
+    centre: str = ""
+    fold: int | None = None
+    sha256: str | None = None
+    spacing_mm_zyx: Point | None = None
+    is_crop: bool = False
+
+    @property
+    def has_lesion(self) -> bool:
+        """Whether the row says where its lesion is."""
+        return self.is_crop or self.position_mm_lps is not None or self.lesion_mask is not None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Checked rows of one CSV file."""
+
+    path: Path
+    rows: tuple[ManifestRow, ...]
+
+    def where(self, row: ManifestRow) -> str:
+        """How messages name a row."""
+        return f"{self.path} row {row.number}"
+
+
+def read_manifest(path: str | Path, *, labels: bool = False) -> Manifest:
+    """Read and check a manifest.
+
+    Args:
+        path: the CSV; its relative paths start at its own folder.
+        labels: every row must be a lesion with a label 0 or 1 and a place (position, mask or is_crop).
+
+    Raises:
+        NotFoundError: no such file, or a row names a file that does not exist.
+        ManifestError: a column is missing, a value is malformed, a study or lesion appears twice, or a fold
+            divides a patient.
+    """
+    source = Path(path)
+    records = _read_records(source)
+    rows = tuple(_parse(source, number, record) for number, record in enumerate(records, 1))
+    if not rows:
+        raise ManifestError(f"{source}: has a header but no rows; add one row per study")
+    _check_unique(source, rows)
+    _check_patients(source, rows)
+    if labels:
+        _check_lesions(source, rows)
+    return Manifest(source, rows)
+
+
+def _read_records(source: Path) -> list[dict[str, str]]:
+    if not source.exists():
+        raise NotFoundError(f"{source}: no such manifest; expected a CSV with columns {', '.join(REQUIRED)}")
+    try:
+        with source.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            header = [name.strip() for name in reader.fieldnames or []]
+            reader.fieldnames = header
+            records = [{k: (v or "").strip() for k, v in row.items() if isinstance(k, str)} for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ManifestError(f"{source}: cannot be read as a UTF-8 CSV ({error})") from error
+    for name in REQUIRED:
+        if name not in header:
+            near = difflib.get_close_matches(name, header, n=1)
+            hint = f"; is it the column {near[0]!r}?" if near else ""
+            raise ManifestError(f"{source}: column {name!r} is missing (found: {', '.join(header)}){hint}")
+    return records
+
+
+def _parse(source: Path, number: int, record: dict[str, str]) -> ManifestRow:
+    def cell(name: str, convert: Callable[[str], Any], wanted: str) -> Any:
+        text = record.get(name, "")
+        if not text:
+            return None
+        try:
+            return convert(text)
+        except ValueError:
+            raise ManifestError(f"{source} row {number}: {name} is {text!r}, expected {wanted}") from None
+
+    def file(name: str) -> Path | None:
+        if not record.get(name):
+            return None
+        found = source.parent / record[name]
+        if not found.exists():
+            raise NotFoundError(
+                f"{source} row {number}: {name} names a file that does not exist; paths are relative to the CSV"
+            )
+        return found.resolve()
+
+    for name in REQUIRED:
+        if not record.get(name):
+            raise ManifestError(f"{source} row {number}: {name} is empty; every row needs it")
+    t2w = file("t2w")
+    if t2w is None:  # pragma: no cover - emptiness is refused above
+        raise ManifestError(f"{source} row {number}: t2w is empty")
+    return ManifestRow(
+        number=number,
+        study_id=record["study_id"],
+        patient_id=record["patient_id"],
+        t2w=t2w,
+        lesion_id=record.get("lesion_id", ""),
+        label=cell("label", _label, "0 or 1"),
+        position_mm_lps=cell("position_mm_lps", _point, "three numbers 'x y z' in mm, LPS"),
+        lesion_mask=file("lesion_mask"),
+        gland_mask=file("gland_mask"),
+        zone=record.get("zone", ""),
+        centre=record.get("centre", ""),
+        fold=cell("fold", int, "a whole number"),
+        sha256=cell("sha256", _digest, "64 hex digits"),
+        spacing_mm_zyx=cell("spacing_mm_zyx", _point, "three numbers 'z y x' in mm"),
+        is_crop=bool(cell("is_crop", _label, "0 or 1")),
+    )
+
+
+def _label(text: str) -> int:
+    if text not in ("0", "1"):
+        raise ValueError
+    return int(text)
+
+
+def _point(text: str) -> Point:
+    x, y, z = (float(part) for part in text.split())
+    if not all(abs(v) < 1e5 for v in (x, y, z)):  # also refuses NaN
+        raise ValueError
+    return x, y, z
+
+
+def _digest(text: str) -> str:
+    if len(text) != 64 or set(text.lower()) - set("0123456789abcdef"):
+        raise ValueError
+    return text.lower()
+
+
+def _check_unique(source: Path, rows: Iterable[ManifestRow]) -> None:
+    seen: dict[tuple[str, str], int] = {}
+    studies: dict[str, ManifestRow] = {}
+    for row in rows:
+        key = (row.study_id, row.lesion_id)
+        if key in seen:
+            what = "study_id and lesion_id" if row.lesion_id else "study_id"
+            raise ManifestError(
+                f"{source} row {row.number}: the same {what} as row {seen[key]}; "
+                "give each study one id, and lesions of one study different lesion_id"
+            )
+        seen[key] = row.number
+        first = studies.setdefault(row.study_id, row)
+        if first.patient_id != row.patient_id:
+            raise ManifestError(f"{source} row {row.number}: its study_id belongs to another patient in row {first.number}")
+        if first.t2w != row.t2w and not row.is_crop:
+            raise ManifestError(
+                f"{source} row {row.number}: duplicate study_id: row {first.number} names another t2w file for it"
+            )
+
+
+def _check_patients(source: Path, rows: Iterable[ManifestRow]) -> None:
+    folds: dict[str, ManifestRow] = {}
+    for row in rows:
+        first = folds.setdefault(row.patient_id, row)
+        if first.fold != row.fold:
+            raise ManifestError(
+                f"{source} row {row.number}: fold {row.fold} divides a patient who is in fold {first.fold} "
+                f"in row {first.number}; a patient belongs to one fold"
+            )
+
+
+def _check_lesions(source: Path, rows: Iterable[ManifestRow]) -> None:
+    for row in rows:
+        if row.label is None:
+            raise ManifestError(f"{source} row {row.number}: label is empty; fine-tuning needs 0 or 1 in every row")
+        if not row.has_lesion:
+            raise ManifestError(
+                f"{source} row {row.number}: the lesion has no place; give position_mm_lps, lesion_mask or is_crop"
+            )

@@ -1,0 +1,8 @@
+"""Masked image modelling: hide blocks -> encode -> decode -> loss. Read ``model.py`` first."""
+
+from __future__ import annotations
+
+from prostate_mim.mim.masking import BlockGrid, expand_blocks, random_hidden_blocks
+from prostate_mim.mim.model import MaskedImageModel, MimOutput
+
+__all__ = ["BlockGrid", "MaskedImageModel", "MimOutput", "expand_blocks", "random_hidden_blocks"]

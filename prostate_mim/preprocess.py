@@ -1,0 +1,151 @@
+"""Volume + InputSpec -> float32 crop. The only implementation: training, prediction and deployment call this.
+
+resample to ``spec.spacing_mm_zyx`` -> crop around a centre -> clip at percentiles -> z-score -> pad with 0.
+Statistics come from the voxels of the crop that lie inside the study, so padding never moves them. No torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from prostate_mim.errors import VolumeError
+from prostate_mim.spec import InputSpec
+from prostate_mim.volume.geometry import Geometry, Volume
+
+FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+
+# Exact ties (an even volume in an odd crop) must not be decided by the last bit of a direction cosine.
+_TIE = 1e-3
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A piece of a study on the network's grid.
+
+    Attributes:
+        voxels: (z, y, x) float32; z-scored if it comes from ``prepare_crop``; 0 where not inside.
+        inside: (z, y, x) bool, True = measured, False = padding beyond the study's field of view.
+        geometry: where the crop lies in the patient (LPS, mm).
+    """
+
+    voxels: FloatArray
+    inside: BoolArray
+    geometry: Geometry
+
+
+def preprocess(volume: Volume, spec: InputSpec, centre_mm_lps: npt.ArrayLike | None = None) -> FloatArray:
+    """The network's input for one volume.
+
+    Args:
+        volume: as ``read_volume`` returns it.
+        spec: the contract of the network.
+        centre_mm_lps: (x, y, z) in mm around which to crop; the middle of the volume if None.
+
+    Returns:
+        voxels: ``spec.size_zyx`` float32, z-scored (mean 0, deviation 1 over measured voxels), 0 outside.
+
+    Raises:
+        VolumeError: the centre lies outside the volume, or the crop is constant.
+    """
+    return prepare_crop(volume, spec, centre_mm_lps).voxels
+
+
+def prepare_crop(volume: Volume, spec: InputSpec, centre_mm_lps: npt.ArrayLike | None = None) -> Crop:
+    """As ``preprocess``, with the geometry of the crop and which of its voxels were measured."""
+    region = resample(volume, spec, centre_mm_lps)
+    return Crop(normalise(region.voxels, region.inside, spec, volume.source), region.inside, region.geometry)
+
+
+def resample(
+    volume: Volume,
+    spec: InputSpec,
+    centre_mm_lps: npt.ArrayLike | None = None,
+    size_zyx: tuple[int, int, int] | None = None,
+) -> Crop:
+    """Crop a grid of the spec's spacing around a centre, in the volume's own intensities.
+
+    The grid starts on a voxel of the volume, so an axis that already has the spec's spacing is copied, not
+    interpolated. Other axes are interpolated linearly, after a Gaussian where voxels grow.
+
+    Args:
+        size_zyx: voxels of the crop; the spec's if None.
+    """
+    from scipy.ndimage import affine_transform
+
+    centre = volume.centre_mm_lps if centre_mm_lps is None else np.asarray(centre_mm_lps, float)
+    if not volume.contains(centre):
+        index = ", ".join(f"{v:.1f}" for v in volume.geometry.position_to_index(centre))
+        raise VolumeError(
+            f"{volume.source}: centre ({_text(centre)}) mm LPS is outside the volume (voxel {index} of "
+            f"{volume.shape_zyx}); check that the position is of this series, in LPS"
+        )
+    size = np.asarray(spec.size_zyx if size_zyx is None else size_zyx)
+    scale = np.asarray(spec.spacing_mm_zyx) / np.asarray(volume.geometry.spacing_mm_zyx)
+    scale = np.where(np.abs(scale - 1) < 1e-4, 1.0, scale)
+    start = volume.geometry.position_to_index(centre) - scale * (size - 1) / 2
+    start = np.floor(start + 0.5 - _TIE)
+    source, offset = _smoothed_piece(volume, start, scale, size)
+    voxels = affine_transform(source, scale, start - offset, output_shape=tuple(size), order=1, mode="nearest")
+    inside = _inside(start, scale, size, volume.shape_zyx)
+    voxels[~inside] = 0
+    geometry = volume.geometry.regrid(start, spec.spacing_mm_zyx)
+    return Crop(voxels.astype(np.float32), inside, geometry)
+
+
+def normalise(voxels: FloatArray, inside: BoolArray, spec: InputSpec, source: str = "array") -> FloatArray:
+    """Clip at the spec's percentiles and z-score, both over ``inside`` voxels; the rest becomes 0.
+
+    Raises:
+        VolumeError: nothing is inside, or all of it has one value.
+    """
+    measured = voxels[inside].astype(np.float64)
+    if measured.size == 0:
+        raise VolumeError(f"{source}: the crop holds no voxel of the study; check the centre")
+    low, high = np.percentile(measured, spec.clip_percentiles)
+    clipped = np.clip(measured, low, high)
+    deviation = clipped.std()
+    if not deviation > 1e-6 * max(1.0, abs(float(clipped.mean()))):
+        raise VolumeError(f"{source}: the crop is constant ({low:g}); there is nothing to z-score, check the centre")
+    result = np.zeros(voxels.shape, np.float32)
+    result[inside] = (clipped - clipped.mean()) / deviation
+    return result
+
+
+def _smoothed_piece(
+    volume: Volume, start: npt.NDArray[np.float64], scale: npt.NDArray[np.float64], size: npt.NDArray[np.int_]
+) -> tuple[FloatArray, npt.NDArray[np.int_]]:
+    """The part of the volume a grid needs, anti-aliased along axes where the new voxels are larger."""
+    from scipy.ndimage import gaussian_filter
+
+    sigma = np.maximum(0.0, (scale - 1) / 2)
+    margin = np.ceil(4 * sigma).astype(int) + 1
+    shape = np.asarray(volume.shape_zyx)
+    low = np.clip(start.astype(int) - margin, 0, shape - 1)
+    high = np.clip(np.ceil(start + scale * (size - 1)).astype(int) + 1 + margin, low + 1, shape)
+    piece = volume.voxels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))].astype(np.float32)
+    if sigma.any():
+        piece = gaussian_filter(piece, sigma, mode="nearest")
+    return piece, low
+
+
+def _inside(
+    start: npt.NDArray[np.float64],
+    scale: npt.NDArray[np.float64],
+    size: npt.NDArray[np.int_],
+    shape: tuple[int, int, int],
+) -> BoolArray:
+    """(z, y, x) bool: grid points within half a voxel of the outermost voxel centres."""
+    axes = []
+    for first, step, count, available in zip(start, scale, size, shape, strict=True):
+        index = first + step * np.arange(count)
+        axes.append((index > -0.5) & (index < available - 0.5))
+    z, y, x = axes
+    return np.asarray(z[:, None, None] & y[None, :, None] & x[None, None, :])
+
+
+def _text(values: npt.NDArray[np.float64]) -> str:
+    return ", ".join(f"{v:.1f}" for v in values)

@@ -1,0 +1,155 @@
+"""pretrain: manifest -> masked image modelling -> release folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prostate_mim.encoder import PreMIM
+from prostate_mim.engine.augment import Augmentation
+from prostate_mim.engine.data import DrawDataset, Region, make_regions
+from prostate_mim.engine.loop import Batch, LoopConfig, train
+from prostate_mim.engine.seeding import derive_seed, torch_generator
+from prostate_mim.engine.tracker import progress_bar
+from prostate_mim.errors import UsageError
+from prostate_mim.files import make_folder
+from prostate_mim.manifest import Manifest, read_manifest
+from prostate_mim.mim import BlockGrid, MaskedImageModel, MimOutput, random_hidden_blocks
+from prostate_mim.nets import build_encoder
+from prostate_mim.spec import InputSpec
+from prostate_mim.studies import open_all
+
+# A region is this much larger than the crop, so that random crops see more than the middle of the gland.
+_MARGIN_ZYX = (8, 96, 96)
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """What ``pretrain`` does.
+
+    Attributes:
+        architecture: key of ``nets.ARCHITECTURES``.
+        spec: the input contract; its size is the training crop.
+        block_mm_zyx: size of a hidden block in mm.
+        mask_ratio: share of blocks hidden.
+        name: of the release.
+        loop: how long and how fast.
+    """
+
+    architecture: str = "resenc-s"
+    spec: InputSpec = field(default_factory=InputSpec)
+    block_mm_zyx: tuple[float, float, float] = (12.0, 8.0, 8.0)
+    mask_ratio: float = 0.6
+    name: str = "resenc-s.mim"
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+def pretrain(
+    manifest: str | Path, out: str | Path, config: PretrainConfig | None = None, *, resume: bool = False
+) -> Path:
+    """Pretrain an encoder by masked image modelling.
+
+    Args:
+        manifest: CSV of studies.
+        out: run folder: ``metrics.jsonl``, ``tensorboard/``, checkpoints, and ``release/`` at the end.
+        config: defaults if None.
+        resume: go on from the newest checkpoint in ``out``.
+
+    Returns:
+        The release folder.
+
+    Raises:
+        ManifestError, VolumeError, NotFoundError: the data; found before training begins.
+        UsageError: the configuration, or ``out`` cannot be written or holds a finished run.
+    """
+    config = config or PretrainConfig()
+    listed = read_manifest(manifest)
+    run = prepare_run(out, resume)
+    torch.manual_seed(derive_seed(config.loop.seed, "weights"))
+    model = make_model(config)
+    room = tuple(n + m for n, m in zip(config.spec.size_zyx, _MARGIN_ZYX, strict=True))
+    regions = load_regions(listed, config.spec, (room[0], room[1], room[2]))
+    dataset = DrawDataset(regions, config.spec, Augmentation(jitter_zyx=_MARGIN_ZYX), config.loop.seed)
+    identity = {"task": "pretrain", "studies": len(regions), **_plain(config)}
+    loss = mim_loss(config.loop.seed, model.grid, config.mask_ratio)
+    trained = train(model, dataset, loss, config.loop, run, identity=identity, resume=resume, label="pretraining")
+    return _publish(trained, config, len(regions), run)
+
+
+def make_model(config: PretrainConfig) -> MaskedImageModel:
+    """The untrained model of a configuration.
+
+    Raises:
+        UsageError: blocks, strides and crop do not divide each other; names both.
+    """
+    encoder = build_encoder(config.architecture)
+    grid = BlockGrid.from_mm(
+        config.block_mm_zyx, config.spec.spacing_mm_zyx, config.spec.size_zyx, encoder.total_stride_zyx
+    )
+    random_hidden_blocks(1, grid.grid_zyx, config.mask_ratio, torch.Generator())  # refuses a useless ratio now
+    return MaskedImageModel(encoder, grid)
+
+
+def mim_loss(seed: int, grid: BlockGrid, ratio: float) -> Any:
+    """The loop's loss function: fresh hidden blocks for every sample, derived from its draw number."""
+
+    def loss(model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, float]]:
+        hidden = [
+            random_hidden_blocks(1, grid.grid_zyx, ratio, torch_generator(seed, "hidden", int(draw)))
+            for draw in batch["draw"]
+        ]
+        voxels = batch["voxels"]
+        output: MimOutput = model(voxels, torch.cat(hidden).to(voxels.device), batch["inside"])
+        return output.loss, {}
+
+    return loss
+
+
+def load_regions(manifest: Manifest, spec: InputSpec, size_zyx: tuple[int, int, int]) -> list[Region]:
+    """Read and resample every study of a manifest, with a progress bar. Stops at the first unusable one."""
+    regions: list[Region] = []
+    with progress_bar() as bar:
+        task = bar.add_task("reading studies", total=len(manifest.rows))
+        for study in open_all(manifest):
+            regions += make_regions([study], spec, size_zyx)
+            bar.advance(task)
+    return regions
+
+
+def prepare_run(out: str | Path, resume: bool) -> Path:
+    """The run folder, writable now; a folder that holds a run already needs ``--resume``.
+
+    Raises:
+        UsageError: it holds a run and ``resume`` is off, or a finished one, or cannot be written.
+    """
+    run = make_folder(out)
+    if (run / "release").exists():
+        raise UsageError(f"{run}: this run is finished (it has release/); choose a new --out")
+    if not resume and ((run / "metrics.jsonl").exists() or any(run.glob("checkpoint-*"))):
+        raise UsageError(f"{run}: holds a run already; go on with --resume, or choose a new --out")
+    return run
+
+
+def _publish(trained: nn.Module, config: PretrainConfig, studies: int, run: Path) -> Path:
+    details = {"training": {**_plain(config), **dataclasses.asdict(config.loop), "studies": studies}}
+    details["mim"] = {"block_mm_zyx": list(config.block_mm_zyx), "mask_ratio": config.mask_ratio}
+    model = PreMIM(config.architecture, config.spec, name=config.name, details=details)
+    if not isinstance(trained, MaskedImageModel):  # pragma: no cover - train returns what it was given
+        raise TypeError(type(trained))
+    model.encoder.load_state_dict(trained.encoder.state_dict(), strict=True)
+    return model.eval().save_pretrained(run / "release", decoder=trained.decoder)
+
+
+def _plain(config: PretrainConfig) -> dict[str, Any]:
+    return {
+        "architecture": config.architecture,
+        "spec": config.spec.to_dict(),
+        "block_mm_zyx": list(config.block_mm_zyx),
+        "mask_ratio": config.mask_ratio,
+        "name": config.name,
+    }

@@ -1,0 +1,105 @@
+"""InputSpec: what a network expects of its input. It travels with the weights and inside the ONNX file."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, cast
+
+from prostate_mim.errors import IntegrityError
+
+SPEC_VERSION = 1
+_ORIENTATION = "axial-LPS"
+_NORMALISATION = "zscore-before-padding"
+_INTERPOLATION = "linear-antialiased"
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The preprocessing contract of one network.
+
+    Attributes:
+        spacing_mm_zyx: voxel size after resampling, mm, through-plane first.
+        size_zyx: crop size in voxels.
+        orientation: always ``axial-LPS``: rows run to the patient's Left, columns Posterior, slices Superior.
+        clip_percentiles: intensities outside these percentiles of the crop are clipped, before z-scoring.
+        normalisation: always ``zscore-before-padding``.
+        interpolation: always ``linear-antialiased``.
+        version: version of these rules.
+    """
+
+    spacing_mm_zyx: tuple[float, float, float] = (3.0, 0.5, 0.5)
+    size_zyx: tuple[int, int, int] = (16, 96, 96)
+    orientation: str = _ORIENTATION
+    clip_percentiles: tuple[float, float] = (0.5, 99.5)
+    normalisation: str = _NORMALISATION
+    interpolation: str = _INTERPOLATION
+    version: int = SPEC_VERSION
+
+    def __post_init__(self) -> None:
+        low, high = self.clip_percentiles
+        problems = [
+            (len(self.spacing_mm_zyx) != 3 or not all(0.1 <= s <= 10 for s in self.spacing_mm_zyx), "spacing_mm_zyx"),
+            (len(self.size_zyx) != 3 or not all(1 <= n <= 1024 for n in self.size_zyx), "size_zyx"),
+            (self.orientation != _ORIENTATION, "orientation"),
+            (not 0 <= low < high <= 100, "clip_percentiles"),
+            (self.normalisation != _NORMALISATION, "normalisation"),
+            (self.interpolation != _INTERPOLATION, "interpolation"),
+            (self.version != SPEC_VERSION, "version"),
+        ]
+        for wrong, field in problems:
+            if wrong:
+                raise IntegrityError(f"InputSpec.{field} = {getattr(self, field)!r} is not supported by this version")
+
+    @property
+    def size_mm_zyx(self) -> tuple[float, float, float]:
+        """Extent of the crop in mm."""
+        z, y, x = (n * s for n, s in zip(self.size_zyx, self.spacing_mm_zyx, strict=True))
+        return z, y, x
+
+    def with_size(self, size_zyx: tuple[int, int, int]) -> InputSpec:
+        """The same rules for another crop size (voxels)."""
+        return dataclasses.replace(self, size_zyx=size_zyx)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no spaces. Its hash is the fingerprint."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def fingerprint(self) -> str:
+        """First 16 hex digits of the SHA-256 of the canonical JSON."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+    @classmethod
+    def from_dict(cls, values: object) -> InputSpec:
+        """Read a closed schema: every field present, none unknown, right types.
+
+        Raises:
+            IntegrityError: naming the field.
+        """
+        if not isinstance(values, dict):
+            raise IntegrityError("InputSpec is not a JSON object; the file is damaged or from another program")
+        names = {field.name for field in dataclasses.fields(cls)}
+        if names != set(values):
+            odd = sorted(names.symmetric_difference(values))
+            raise IntegrityError(f"InputSpec has missing or unknown fields {odd}; it is from another version")
+        return cls(
+            spacing_mm_zyx=_numbers(values, "spacing_mm_zyx", 3),
+            size_zyx=cast("tuple[int, int, int]", tuple(int(n) for n in _numbers(values, "size_zyx", 3))),
+            clip_percentiles=_numbers(values, "clip_percentiles", 2),
+            **{k: values[k] for k in ("orientation", "normalisation", "interpolation", "version")},
+        )
+
+
+def _numbers(values: dict[str, Any], name: str, count: int) -> Any:
+    found = values[name]
+    good = isinstance(found, list | tuple) and len(found) == count
+    if not good or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in found):
+        raise IntegrityError(f"InputSpec.{name} = {found!r}: expected {count} numbers")
+    return tuple(float(n) for n in found)

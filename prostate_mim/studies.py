@@ -1,0 +1,97 @@
+"""A manifest row -> its volume and the centre to crop around. Errors speak of rows, not of paths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from prostate_mim.errors import ManifestError, NotFoundError, VolumeError
+from prostate_mim.manifest import Manifest, ManifestRow, Point
+from prostate_mim.volume import Volume, read_mask, read_volume
+
+
+@dataclass(frozen=True)
+class Study:
+    """An opened row.
+
+    Attributes:
+        row: where it came from.
+        volume: the T2w series.
+        centre_mm_lps: (x, y, z) of the lesion, else of the gland, else of the image.
+    """
+
+    row: ManifestRow
+    volume: Volume
+    centre_mm_lps: Point
+
+
+def open_study(manifest: Manifest, row: ManifestRow) -> Study:
+    """Read one row's volume and find its centre.
+
+    Raises:
+        VolumeError, NotFoundError: as ``read_volume``, with the row in place of the path.
+        ManifestError: the lesion lies outside the volume, or a mask is empty.
+    """
+    with _speak_of(f"{manifest.where(row)} (t2w)", row.t2w):
+        volume = read_volume(row.t2w, spacing_mm_zyx=row.spacing_mm_zyx, sha256=row.sha256)
+    return _place(manifest, row, volume)
+
+
+def open_all(manifest: Manifest) -> Iterator[Study]:
+    """Every row in order; a volume shared by consecutive rows is read once."""
+    last: Study | None = None
+    for row in manifest.rows:
+        shared = last is not None and (last.row.t2w, last.row.sha256) == (row.t2w, row.sha256)
+        last = _place(manifest, row, last.volume) if shared and last else open_study(manifest, row)
+        yield last
+
+
+def _place(manifest: Manifest, row: ManifestRow, volume: Volume) -> Study:
+    where = manifest.where(row)
+    named = Volume(volume.voxels, volume.geometry, source=f"{where} (t2w)")
+    centre = _centre(manifest, row, named)
+    if not named.contains(centre):
+        raise ManifestError(
+            f"{where}: the lesion at ({centre[0]:.1f}, {centre[1]:.1f}, {centre[2]:.1f}) mm lies outside the volume; "
+            "position_mm_lps is x y z in LPS (not RAS, not voxels) of this very series"
+        )
+    return Study(row, named, centre)
+
+
+def _centre(manifest: Manifest, row: ManifestRow, volume: Volume) -> Point:
+    if row.position_mm_lps is not None:
+        return row.position_mm_lps
+    for name, path in (("lesion_mask", row.lesion_mask), ("gland_mask", row.gland_mask)):
+        if path is not None and not row.is_crop:
+            return mask_centre(f"{manifest.where(row)} ({name})", path, row.spacing_mm_zyx)
+    x, y, z = (float(v) for v in volume.centre_mm_lps)
+    return x, y, z
+
+
+def mask_centre(where: str, path: Path, spacing_mm_zyx: Point | None = None) -> Point:
+    """Centroid (x, y, z) in mm, LPS, of a mask's non-zero voxels.
+
+    Raises:
+        ManifestError: the mask is empty.
+    """
+    with _speak_of(where, path):
+        mask = read_mask(path, spacing_mm_zyx=spacing_mm_zyx)
+    indices = np.argwhere(mask.voxels > 0)
+    if len(indices) == 0:
+        raise ManifestError(f"{where}: the mask is empty; remove it or give a position")
+    x, y, z = (float(v) for v in mask.geometry.index_to_position(indices.mean(0)))
+    return x, y, z
+
+
+@contextmanager
+def _speak_of(where: str, path: Path) -> Iterator[None]:
+    """Replace the path in a reader's message by the row: paths of patients stay in the manifest."""
+    try:
+        yield
+    except (VolumeError, NotFoundError) as error:
+        reason = str(error).replace(f"{path}:", "").replace(str(path), "the file").strip()
+        raise type(error)(f"{where}: {reason}") from None
