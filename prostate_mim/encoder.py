@@ -11,14 +11,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from prostate_mim.errors import IntegrityError, UsageError
+from prostate_mim.errors import UsageError
 from prostate_mim.hub import read_release, resolve, write_release
 from prostate_mim.hub.card import make_card
 from prostate_mim.hub.release import WEIGHTS
 from prostate_mim.hub.weights import LoadReport, load_strictly, read_tensors, stored
 from prostate_mim.manifest import Point
 from prostate_mim.nets import build_encoder
-from prostate_mim.nets.pooling import SIGMA_MM, CentrePool
+from prostate_mim.nets.pooling import CentrePool
 from prostate_mim.preprocess import preprocess
 from prostate_mim.spec import InputSpec
 from prostate_mim.volume import Volume
@@ -192,19 +192,3 @@ def golden_input(stride_zyx: tuple[int, int, int]) -> Tensor:
     grid = np.stack(np.meshgrid(np.arange(2 * z), np.arange(4 * y), np.arange(4 * x), indexing="ij"), -1)
     sample = np.sin(grid @ waves.T + rng.uniform(0, 6, 6)).sum(-1) / np.sqrt(3)
     return torch.from_numpy(sample.astype(np.float16).astype(np.float32))[None, None]
-
-
-def verify_release(folder: str | Path, model: nn.Module, found: dict[str, Tensor], tolerance: float) -> float:
-    """Largest absolute difference to a release's golden outputs.
-
-    Raises:
-        IntegrityError: it is above ``tolerance``.
-    """
-    golden = read_tensors(Path(folder) / "golden.safetensors")
-    worst = max(float((golden[key] - value).abs().max()) for key, value in found.items())
-    if not worst <= tolerance:
-        raise IntegrityError(f"{folder}: golden outputs differ by {worst:.2e} (allowed {tolerance:g})")
-    return worst
-
-
-__all__ = ["SIGMA_MM", "FeatureInfo", "PreMIM", "check_size", "golden_input", "verify_release"]

@@ -181,7 +181,9 @@ def _check_unique(source: Path, rows: Iterable[ManifestRow]) -> None:
         seen[key] = row.number
         first = studies.setdefault(row.study_id, row)
         if first.patient_id != row.patient_id:
-            raise ManifestError(f"{source} row {row.number}: its study_id belongs to another patient in row {first.number}")
+            raise ManifestError(
+                f"{source} row {row.number}: its study_id belongs to another patient in row {first.number}"
+            )
         if first.t2w != row.t2w and not row.is_crop:
             raise ManifestError(
                 f"{source} row {row.number}: duplicate study_id: row {first.number} names another t2w file for it"

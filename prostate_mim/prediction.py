@@ -8,14 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from prostate_mim.classifier import LesionClassifier, Prediction
 from prostate_mim.encoder import PreMIM
 from prostate_mim.engine.tracker import progress_bar
+from prostate_mim.errors import IntegrityError, VerificationError
 from prostate_mim.files import atomic_path
 from prostate_mim.hub import read_release, resolve
+from prostate_mim.hub.release import GOLDEN
+from prostate_mim.hub.weights import read_tensors
 from prostate_mim.manifest import read_manifest
 from prostate_mim.studies import Study, open_all
+
+# Golden outputs were computed on one machine; another's kernels round differently.
+GOLDEN_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -79,12 +86,50 @@ def embed_manifest(encoder: PreMIM, manifest: str | Path) -> Embeddings:
     return Embeddings(names[:, 0], names[:, 1], np.stack(vectors))
 
 
-def load_encoder(name: str | Path) -> PreMIM:
-    """The encoder of a release of either kind."""
+def load_model(name: str | Path) -> PreMIM | LesionClassifier:
+    """A release of either kind, verified."""
     folder = resolve(name)
     if read_release(folder).kind == "classifier":
-        return LesionClassifier.from_pretrained(folder).encoder
+        return LesionClassifier.from_pretrained(folder)
     return PreMIM.from_pretrained(folder)
+
+
+def load_encoder(name: str | Path) -> PreMIM:
+    """The encoder of a release of either kind."""
+    model = load_model(name)
+    return model.encoder if isinstance(model, LesionClassifier) else model
+
+
+def verify_model(target: str | Path) -> dict[str, str | float]:
+    """Check a release's checksums, or an ONNX file, and recompute its golden sample.
+
+    Returns:
+        name, kind, revision, and the largest absolute difference found.
+
+    Raises:
+        IntegrityError: a checksum, key, shape or dtype is wrong.
+        VerificationError: the golden sample comes out differently (more than 1e-3).
+    """
+    if str(target).endswith(".onnx"):
+        from prostate_mim.deploy.session import verify_onnx
+
+        return verify_onnx(target)
+    model = load_model(target)
+    golden = read_tensors(resolve(target) / GOLDEN)
+    if set(golden) != {"input", "logit" if isinstance(model, LesionClassifier) else "embedding"}:
+        raise IntegrityError(f"{target}: its golden sample holds {sorted(golden)}; the release is of another version")
+    with torch.inference_mode():
+        sample = golden["input"]
+        found = model(sample) if isinstance(model, LesionClassifier) else model.pool(model(sample))
+    expected = golden["logit" if isinstance(model, LesionClassifier) else "embedding"]
+    worst = float((found - expected).abs().max())
+    if not worst <= GOLDEN_TOLERANCE:
+        raise VerificationError(
+            f"{target}: the golden sample differs by {worst:.1e}, allowed {GOLDEN_TOLERANCE:g}; "
+            "a library may compute differently here: compare versions with config.json"
+        )
+    kind = "classifier" if isinstance(model, LesionClassifier) else "encoder"
+    return {"name": model.name, "kind": kind, "revision": model.revision, "golden_difference": worst}
 
 
 def _studies(manifest: str | Path, label: str) -> Iterator[Study]:

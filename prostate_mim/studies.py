@@ -80,7 +80,7 @@ def mask_centre(where: str, path: Path, spacing_mm_zyx: Point | None = None) -> 
     """
     with _speak_of(where, path):
         mask = read_mask(path, spacing_mm_zyx=spacing_mm_zyx)
-    indices = np.argwhere(mask.voxels > 0)
+    indices = np.argwhere(np.asarray(mask.voxels, np.int16) > 0)
     if len(indices) == 0:
         raise ManifestError(f"{where}: the mask is empty; remove it or give a position")
     x, y, z = (float(v) for v in mask.geometry.index_to_position(indices.mean(0)))

@@ -72,9 +72,11 @@ def load_newest(folder: Path) -> Checkpoint | None:
         try:
             return read_checkpoint(path)
         except IntegrityError as error:
-            print(f"{error}; trying the one before", file=sys.stderr)
+            sys.stderr.write(f"warning: {error}; trying the one before\n")
     if paths:
-        raise IntegrityError(f"{folder}: none of its {len(paths)} checkpoints can be read; start again without --resume")
+        raise IntegrityError(
+            f"{folder}: none of its {len(paths)} checkpoints can be read; start again without --resume"
+        )
     return None
 
 

@@ -45,7 +45,7 @@ class LoopConfig:
 
     steps: int = 1000
     batch: int = 8
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 0.05
     warmup: int = 50
     clip_norm: float = 5.0
@@ -155,8 +155,8 @@ def _finite(value: Tensor, name: str, batch: Batch, step: int) -> None:
     if not torch.isfinite(value).all():
         rows = ", ".join(str(int(row)) for row in batch["row"])
         raise TrainingError(
-            f"step {step + 1}: the {name} is {float(value)}; no weight was changed. Manifest rows in this batch: {rows}. "
-            "Look at those volumes, or lower the learning rate; the last checkpoint is intact"
+            f"step {step + 1}: the {name} is {float(value)}; no weight was changed. Manifest rows in this batch: "
+            f"{rows}. Look at those volumes, or lower the learning rate; the last checkpoint is intact"
         )
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from prostate_mim.errors import UsageError
+from prostate_mim.nets.decoder import repeat_cells
 
 Triple = tuple[int, int, int]
 
@@ -96,7 +97,4 @@ def random_hidden_blocks(batch: int, grid_zyx: Triple, ratio: float, generator: 
 
 def expand_blocks(hidden_blocks: Tensor, factor_zyx: Triple) -> Tensor:
     """(N, gz, gy, gx) bool per block -> (N, 1, gz*fz, gy*fy, gx*fx) bool per voxel (or coarse cell)."""
-    n, gz, gy, gx = hidden_blocks.shape
-    fz, fy, fx = factor_zyx
-    grown = hidden_blocks[:, :, None, :, None, :, None].expand(n, gz, fz, gy, fy, gx, fx)
-    return grown.reshape(n, 1, gz * fz, gy * fy, gx * fx)
+    return repeat_cells(hidden_blocks[:, None], factor_zyx)

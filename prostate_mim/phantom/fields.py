@@ -24,7 +24,7 @@ def soft_step(distance_mm: Array, width_mm: float) -> Array:
 
 def soft_line(distance_mm: Array, thickness_mm: float) -> Array:
     """Membership (0..1) of a thin sheet of ``thickness_mm`` around ``distance_mm == 0``, any shape."""
-    return np.clip(np.float32(1.5) - np.abs(distance_mm) * np.float32(2.0 / thickness_mm), 0.0, 1.0)
+    return np.asarray(np.clip(np.float32(1.5) - np.abs(distance_mm) * np.float32(2.0 / thickness_mm), 0.0, 1.0))
 
 
 def _kernel(axis_mm: Array, length_mm: float) -> tuple[Array, int]:
@@ -64,7 +64,7 @@ def _linear(points: Array, count: int) -> Array:
     """(n, count) matrix of linear interpolation at fractional indices, clamped at both ends."""
     place = np.clip(points, 0, count - 1)
     hat = 1 - np.abs(place[:, None] - np.arange(count, dtype=np.float32)[None])
-    return np.clip(hat, 0, 1).astype(np.float32)
+    return np.asarray(np.clip(hat, 0, 1), dtype=np.float32)
 
 
 @dataclass(frozen=True)

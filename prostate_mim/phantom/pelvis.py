@@ -83,6 +83,17 @@ class Canvas:
         box = self._box(centre, reach)
         if box is None:
             return
+        distance = self._distance(box, centre, semi, angle, lean)
+        patch = self.signal[box]
+        noise = getattr(self, texture)[box]
+        for depth, level in layers:
+            value = np.float32(level) * (1 + np.float32(amount) * noise)
+            patch += soft_step(distance + np.float32(depth), edge_mm) * (value - patch)
+
+    def _distance(
+        self, box: tuple[slice, slice, slice], centre: Triple, semi: Triple, angle: float, lean: float
+    ) -> Array:
+        """Signed distance (mm, approximate) to an ellipsoid within an index box."""
         up = self.z[box[0], box[1]] - np.float32(centre[2])
         dx = self.x[box] - np.float32(centre[0])
         dy = self.y[box] - (np.float32(centre[1]) + np.float32(lean) * up)
@@ -90,13 +101,8 @@ class Canvas:
         radius = ((cos * dx + sin * dy) * np.float32(1 / semi[0])) ** 2
         radius += ((cos * dy - sin * dx) * np.float32(1 / semi[1])) ** 2
         radius += (up * np.float32(1 / semi[2])) ** 2
-        np.sqrt(radius, out=radius)
-        distance: Array = (radius - 1) * np.float32(min(semi[0], semi[1], semi[2] * 1.5))
-        patch = self.signal[box]
-        noise = getattr(self, texture)[box]
-        for depth, level in layers:
-            value = np.float32(level) * (1 + np.float32(amount) * noise)
-            patch += soft_step(distance + np.float32(depth), edge_mm) * (value - patch)
+        scale = np.float32(min(semi[0], semi[1], semi[2] * 1.5))
+        return np.asarray((np.sqrt(radius) - 1) * scale, dtype=np.float32)
 
     def pair(self, centre: Triple, semi: Triple, layers: Sequence[tuple[float, float]], angle: float = 0.0,
              texture: str = "fine", amount: float = 0.08, lean: float = 0.0) -> None:  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +60,7 @@ class Volume:
         source: the path as the user gave it, for error messages only; never published.
     """
 
-    voxels: npt.NDArray[np.generic]
+    voxels: npt.NDArray[Any]
     geometry: Geometry
     source: str = "array"
 

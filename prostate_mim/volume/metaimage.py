@@ -82,7 +82,7 @@ def _fields(path: Path, name: str) -> tuple[dict[str, str], int]:
     fields: dict[str, str] = {}
     start = 0
     while (end := head.find(b"\n", start)) >= 0:
-        key, equals, value = head[start:end].decode("latin-1").partition("=")
+        key, equals, value = header_line(head[start:end], name).partition("=")
         key = _ALIASES.get(key.strip(), key.strip())
         if not equals or not key or key in fields:
             raise VolumeError(f"{name}: header line {len(fields) + 1} is damaged or repeated; copy the file again")
@@ -115,6 +115,18 @@ def _flag(fields: Mapping[str, str], key: str, name: str) -> bool:
     if value.lower() not in ("true", "false"):
         raise VolumeError(f"{name}: {key} is {value[:20]!r}, must be True or False; the header is damaged")
     return value.lower() == "true"
+
+
+def header_line(raw: bytes, name: str) -> str:
+    """One line of a text header.
+
+    Raises:
+        VolumeError: it holds a control character, which no writer puts there.
+    """
+    line = raw.decode("latin-1").removesuffix("\r")
+    if any(letter < " " and letter != "\t" for letter in line):
+        raise VolumeError(f"{name}: a header line holds a control character; the file is damaged, copy it again")
+    return line
 
 
 def numbers(text: str, length: int, name: str, key: str) -> list[float]:

@@ -26,7 +26,8 @@ _ROUNDING = 3 * 2.0**-23  # of the squared quaternion, single precision
 _V1 = {
     "dim": (40, "8h"), "datatype": (70, "h"), "bitpix": (72, "h"), "pixdim": (76, "8f"), "vox_offset": (108, "f"),
     "scl_slope": (112, "f"), "scl_inter": (116, "f"), "xyzt_units": (123, "B"), "qform_code": (252, "h"),
-    "sform_code": (254, "h"), "quatern": (256, "3f"), "qoffset": (268, "3f"), "srow": (280, "12f"), "magic": (344, "4s"),
+    "sform_code": (254, "h"), "quatern": (256, "3f"), "qoffset": (268, "3f"), "srow": (280, "12f"),
+    "magic": (344, "4s"),
 }  # fmt: skip
 _V2 = {
     "dim": (16, "8q"), "datatype": (12, "h"), "bitpix": (14, "h"), "pixdim": (104, "8d"), "vox_offset": (168, "q"),
@@ -156,13 +157,14 @@ def _rescaled(voxels: Array, header: NiftiHeader, name: str) -> Array:
         raise VolumeError(
             f"{name}: scl_slope {slope:g} and scl_inter {inter:g}, allowed 1e-12 < slope < 1e12 and |inter| < 1e12"
         )
-    return (voxels.astype(np.float64) * slope + inter).astype(np.float32)
+    with np.errstate(all="ignore"):  # infinite and NaN voxels are refused later
+        return (voxels.astype(np.float64) * slope + inter).astype(np.float32)
 
 
 def _frame(
     header: NiftiHeader, name: str
 ) -> tuple[tuple[float, float, float], tuple[float, float, float], FloatArray, str]:
-    """Spacing (i, j, k), origin and direction (LPS) from the sform, else the qform; both must agree where both are set."""
+    """Spacing (i, j, k), origin and direction (LPS) from the sform, else the qform; where both are set they agree."""
     values = header.values
     codes = {form: int(values[form + "_code"][0]) for form in ("sform", "qform")}
     for form, code in codes.items():
@@ -182,7 +184,7 @@ def _frame(
     gap = min((_gap(matrix, qform, header.sizes_ijk) for qform in qforms), default=0.0)
     if not gap <= FORM_TOLERANCE_MM:
         raise VolumeError(
-            f"{name}: sform and qform disagree by {gap:.3g} mm, at most {FORM_TOLERANCE_MM:g} allowed; correct the header"
+            f"{name}: sform and qform disagree by {gap:.3g} mm, at most {FORM_TOLERANCE_MM:g} allowed; correct it"
         )
     x, y, z = (float(value) for value in affine[:, 3])
     return spacing, (x, y, z), affine[:, :3] / np.asarray(spacing), field
@@ -213,13 +215,15 @@ def _qforms(values: dict[str, tuple[float, ...]], name: str) -> list[FloatArray]
         raise VolumeError(
             f"{name}: qform quaternion (b, c, d) = ({b:g}, {c:g}, {d:g}) is longer than 1; correct the header"
         )
+    if not all(abs(value) < 1e6 for value in (*values["pixdim"][:4], *values["qoffset"])):
+        raise VolumeError(f"{name}: qform or pixdim has values that are not finite or over 1e6; correct the header")
     if values["pixdim"][0] not in (-1.0, 0.0, 1.0):
         raise VolumeError(f"{name}: pixdim[0] is {values['pixdim'][0]:g}, must be 1 or -1; correct the header")
     squares = [rest if rest > _ROUNDING else 0.0, rest - _ROUNDING, rest, rest + _ROUNDING]
-    return [_qform(values, math.sqrt(max(square, 0.0)), name) for square in squares]
+    return [_qform(values, math.sqrt(max(square, 0.0))) for square in squares]
 
 
-def _qform(values: dict[str, tuple[float, ...]], a: float, name: str) -> FloatArray:
+def _qform(values: dict[str, tuple[float, ...]], a: float) -> FloatArray:
     b, c, d = values["quatern"]
     qfac = values["pixdim"][0]
     rotation = np.array([
@@ -229,8 +233,6 @@ def _qform(values: dict[str, tuple[float, ...]], a: float, name: str) -> FloatAr
     ])  # fmt: skip
     zooms = np.asarray(values["pixdim"][1:4]) * np.array([1.0, 1.0, -1.0 if qfac < 0 else 1.0])
     matrix = np.c_[rotation * zooms[None, :], np.asarray(values["qoffset"], float)]
-    if not np.isfinite(matrix).all() or not np.abs(matrix).max() < 1e6:
-        raise VolumeError(f"{name}: qform or pixdim has values that are not finite or over 1e6; correct the header")
     return np.asarray(matrix)
 
 

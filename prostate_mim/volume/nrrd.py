@@ -12,7 +12,7 @@ import numpy as np
 from prostate_mim.errors import VolumeError
 from prostate_mim.volume.checks import check_size
 from prostate_mim.volume.geometry import FloatArray
-from prostate_mim.volume.metaimage import MAX_HEADER, numbers, sibling, whole_numbers
+from prostate_mim.volume.metaimage import MAX_HEADER, header_line, numbers, sibling, whole_numbers
 from prostate_mim.volume.orient import RawImage
 from prostate_mim.volume.payload import GZIP, exactly, inflated_chunks, raw_chunks
 
@@ -64,7 +64,7 @@ def _fields(path: Path, name: str) -> tuple[dict[str, str], int]:
     fields: dict[str, str] = {}
     start = head.find(b"\n") + 1
     while start and (end := head.find(b"\n", start)) >= 0:
-        line = head[start:end].decode("latin-1").rstrip("\r")
+        line = header_line(head[start:end], name)
         start = end + 1
         if not line:
             return fields, start
@@ -118,6 +118,6 @@ def _frame(
 def _vectors(fields: Mapping[str, str], key: str, number: int, name: str) -> list[float]:
     """The numbers of ``number`` vectors written (x,y,z)."""
     text = fields.get(key, "missing")
-    if not re.fullmatch(r"\s*".join([r"\([^()]*\)"] * number), text):
+    if not re.fullmatch(r"\s*".join([r"\([^(),]+,[^(),]+,[^(),]+\)"] * number), text):
         raise VolumeError(f"{name}: {key} is {text[:60]!r}, must be {number} vectors (x,y,z); convert the file again")
     return numbers(re.sub(r"[(),]", " ", text), 3 * number, name, key)

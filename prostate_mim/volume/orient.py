@@ -66,7 +66,7 @@ def check_frame(name: str, image: RawImage) -> None:
     off = float(np.abs(gram - np.eye(3)).max())
     if not off <= ORTHONORMAL_TOLERANCE:
         raise VolumeError(
-            f"{name}: {image.field} axes are not orthonormal (off by {off:.3g}, at most {ORTHONORMAL_TOLERANCE:g} allowed);"
+            f"{name}: {image.field} axes are not orthonormal (off by {off:.3g}, at most {ORTHONORMAL_TOLERANCE:g});"
             " resample to an unsheared grid"
         )
     far = float(np.abs(np.asarray(image.origin_mm_lps)).max())

@@ -55,7 +55,7 @@ def _measure(frame: Frame, image: GlandImage, rng: np.random.Generator) -> list[
     for _, mask in image.lesions:
         taken |= mask > 0
     step = frame.spacing_mm_zyx[1]
-    rows = []
+    rows: list[tuple[float, ...]] = []
     for plan, mask in image.lesions:
         zone = image.zones == (1 if plan.zone == "PZ" else 2)
         mean = signal[zone & ~taken].mean()

@@ -32,7 +32,7 @@ def as_nifti(volume, ornt=None):
 
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_48_orientations_give_one_array(make_volume, tmp_path, spacing):
-    """All 48 permutations and flips of one oblique volume are read as the same array, a marked voxel staying in place."""
+    """All 48 permutations and flips of one oblique volume give the same array, a marked voxel in place."""
     volume = make_volume(spacing)
     volume.voxels[1, 2, 6] = 999
     place = volume.geometry.index_to_position([1, 2, 6])

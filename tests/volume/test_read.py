@@ -108,9 +108,11 @@ def header_edits():
     return {
         "dim": put("dim", 0, 1), "dim is": put("dim", -4, 2), "dim[0]": put("dim", 9, 0), "magic": put("magic", b"ni1"),
         "datatype": put("datatype", 32), "bitpix": put("bitpix", 8), "vox_offset": put("vox_offset", 348),
-        "vox_offset is nan": put("vox_offset", np.nan), "pixdim[1]": put("pixdim", 0.7, 1), "sizeof_hdr": put("sizeof_hdr", 347),
+        "vox_offset is nan": put("vox_offset", np.nan), "pixdim[1]": put("pixdim", 0.7, 1),
+        "sizeof_hdr": put("sizeof_hdr", 347),
         "sform_code": put("sform_code", 77), "xyzt_units": put("xyzt_units", 3), "scl_slope": put("scl_slope", -1),
-        "scl_slope inf": put("scl_slope", np.inf), "quaternion": put("quatern_c", 1.5), "pixdim[0]": put("pixdim", 0.5, 0),
+        "scl_slope inf": put("scl_slope", np.inf), "quaternion": put("quatern_c", 1.5),
+        "pixdim[0]": put("pixdim", 0.5, 0),
         "sform": put("srow_x", np.nan, 1), "disagree": put("qoffset_x", 9.0), "qform": put("qoffset_x", np.inf),
     }  # fmt: skip
 
@@ -142,7 +144,7 @@ def test_implausible_niftis(tmp_path):
 def test_paths(tmp_path):
     """A wrong path is not found, with the nearest name; strange suffixes, empty folders and files are refused."""
     save(tmp_path / "patient_a.nii.gz")
-    with pytest.raises(NotFoundError, match="did you mean patient_a.nii.gz"):
+    with pytest.raises(NotFoundError, match=r"did you mean patient_a\.nii\.gz"):
         read_volume(tmp_path / "patient_b.nii.gz")
     with pytest.raises(NotFoundError):
         read_volume(tmp_path / "none" / "x.nii")
@@ -279,7 +281,8 @@ def test_mhd_and_nrrd_with_a_second_file(make_volume, tmp_path, compress):
     [
         ("NDims = 3", "NDims = 4"), ("DimSize = 9 7 5", "DimSize = 9 7 500000"), ("DimSize = 9 7 5", "DimSize = 9 7 6"),
         ("DimSize = 9 7 5", "DimSize = 9 7 -5"), ("MET_SHORT", "MET_SHORT_ARRAY"), ("ElementSpacing", "ElementSpacinh"),
-        ("TransformMatrix = 1 ", "TransformMatrix = 1 nan "), ("0.5 0.5 3", "0.5 0.5 30"), ("Offset = 0 0 0", "Offset = 0 0"),
+        ("TransformMatrix = 1 ", "TransformMatrix = 1 nan "), ("0.5 0.5 3", "0.5 0.5 30"),
+        ("Offset = 0 0 0", "Offset = 0 0"),
         ("CompressedData = True", "CompressedData = Tsue"), ("TransformMatrix = 1 0", "TransformMatrix = 1 0.2"),
         ("NDims = 3", "NDims = 3\nNDims = 3"), ("BinaryData = True", "BinaryData = False"),
     ],

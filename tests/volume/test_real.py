@@ -52,7 +52,7 @@ def test_other_stacks_are_refused(real_data, number, stack):
 
 
 def test_damaged_dicom_folders_are_refused(real_data, tmp_path):
-    """A missing, a truncated, a doubled slice, and two series in one folder are each refused; GDCM takes the truncated."""
+    """A missing, a truncated and a doubled slice, and two series in one folder, are each refused."""
     source = series(real_data, "ProstateX-0001", "6.")
     other = series(real_data, "ProstateX-0001", "10.")
     copy = tmp_path / "series"

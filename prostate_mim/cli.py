@@ -1,0 +1,333 @@
+"""The command line: one Typer app. Commands import what they need when they run, so that ``--help`` is instant."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prostate_mim._version import __version__
+from prostate_mim.errors import NotFoundError, ProstateMimError, ResourceError, UsageError
+
+app = typer.Typer(
+    name="prostate-mim",
+    help="Pretrained 3D CNN encoders for axial T2w prostate MRI. Research software, not a medical device.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout; progress stays on stderr.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder for everything the run writes.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda (cuda fails where there is none).")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
+Model = Annotated[str, typer.Option("--model", help="Bundled name, release or run folder, or org/name@revision.")]
+Precision = Annotated[str, typer.Option(help="fp32 or bf16.")]
+Workers = Annotated[int, typer.Option(min=0, help="Loader processes.")]
+DEFAULT_MODEL = "resenc-s.mim-t2w"
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"prostate-mim {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Pretrained 3D CNN encoders for axial T2w prostate MRI. Research software, not a medical device."""
+
+
+@contextmanager
+def _bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    from prostate_mim.engine.tracker import progress_bar
+
+    with progress_bar() as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+@app.command("list")
+def list_command(as_json: Json = False) -> None:
+    """Names of the models that come with the package."""
+    from prostate_mim.hub import list_models
+
+    _print(list_models(), as_json)
+
+
+@app.command()
+def info(
+    model: Annotated[str, typer.Argument(help="As --model elsewhere.")] = DEFAULT_MODEL, as_json: Json = False
+) -> None:
+    """What a model expects and how it was made (verifies its checksums)."""
+    from prostate_mim.hub import read_release, resolve
+
+    release = read_release(resolve(model))
+    values = {
+        "name": release.name, "kind": release.kind, "architecture": release.architecture,
+        "revision": release.revision, "spec": release.spec.to_dict(), "spec_fingerprint": release.spec.fingerprint,
+        "weights_dtype": release.weights_dtype, "details": release.details,
+    }  # fmt: skip
+    _print(values, as_json)
+
+
+@app.command()
+def phantom(
+    out: Out,
+    studies: Annotated[int, typer.Option(min=1, help="How many studies.")] = 20,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Write synthetic T2w studies with gland, zone and lesion masks and a manifest. No download, no patient."""
+    from prostate_mim.phantom import write_cohort
+
+    with _bar("phantoms", studies) as advance:
+        manifest = write_cohort(out, studies, seed, progress=lambda done, total: advance(done))
+    _print({"manifest": str(manifest), "studies": studies, "seed": seed}, as_json)
+
+
+@app.command("pretrain")
+def pretrain_command(
+    manifest: Annotated[Path, typer.Option(help="CSV of studies.")],
+    out: Out,
+    architecture: Annotated[str, typer.Option(help="Encoder to train.")] = "resenc-s",
+    name: Annotated[str, typer.Option(help="Name of the release.")] = "resenc-s.mim",
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps in all.")] = 1000,
+    batch: Annotated[int, typer.Option(min=1, help="Crops per step.")] = 8,
+    learning_rate: Annotated[float, typer.Option(help="Peak of the schedule.")] = 3e-3,
+    mask_ratio: Annotated[float, typer.Option(help="Share of blocks hidden.")] = 0.6,
+    block_mm: Annotated[str, typer.Option(help="Hidden block, mm, 'z y x'.")] = "12 8 8",
+    size: Annotated[str, typer.Option(help="Crop, voxels, 'z y x'.")] = "16 96 96",
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 100,
+    precision: Precision = "fp32",
+    workers: Workers = 0,
+    device: Device = "auto",
+    seed: Seed = 0,
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Pretrain an encoder by masked image modelling."""
+    from prostate_mim.engine.loop import LoopConfig
+    from prostate_mim.pretraining import PretrainConfig, pretrain
+    from prostate_mim.spec import InputSpec
+
+    block_mm_zyx, size_zyx = _numbers(block_mm, "--block-mm"), _numbers(size, "--size")
+    config = PretrainConfig(
+        architecture=architecture,
+        spec=InputSpec(size_zyx=(int(size_zyx[0]), int(size_zyx[1]), int(size_zyx[2]))),
+        block_mm_zyx=block_mm_zyx,
+        mask_ratio=mask_ratio,
+        name=name,
+        loop=LoopConfig(
+            steps=steps, batch=batch, learning_rate=learning_rate, checkpoint_every=checkpoint_every,
+            precision=precision, workers=workers, device=device, seed=seed, warmup=min(50, max(1, steps // 10)),
+        ),
+    )  # fmt: skip
+    release = pretrain(manifest, out, config, resume=resume)
+    _print({"release": str(release)}, as_json)
+
+
+@app.command("finetune")
+def finetune_command(
+    manifest: Annotated[Path, typer.Option(help="CSV of lesions with labels.")],
+    out: Out,
+    model: Model = DEFAULT_MODEL,
+    mode: Annotated[str, typer.Option(help="linear (frozen encoder) or full.")] = "linear",
+    folds: Annotated[int, typer.Option(min=2, help="Patient-grouped folds.")] = 5,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the lesions in mode full.")] = 10,
+    batch: Annotated[int, typer.Option(min=1, help="Lesions per step.")] = 8,
+    learning_rate: Annotated[float, typer.Option(help="Peak of the schedule in mode full.")] = 2e-4,
+    size: Annotated[str, typer.Option(help="Crop, voxels, 'z y x'; the encoder's if empty.")] = "",
+    name: Annotated[str, typer.Option(help="Name of the release.")] = "",
+    precision: Precision = "fp32",
+    workers: Workers = 0,
+    device: Device = "auto",
+    seed: Seed = 0,
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Cross-validate a lesion classifier over patients, then train it on everything."""
+    from prostate_mim.classifier import LesionClassifier
+    from prostate_mim.encoder import PreMIM
+    from prostate_mim.engine.loop import LoopConfig
+    from prostate_mim.finetuning import FinetuneConfig, finetune
+
+    loop = LoopConfig(
+        batch=batch,
+        learning_rate=learning_rate,
+        precision=precision,
+        workers=workers,
+        device=device,
+        seed=seed,
+        warmup=10,
+    )
+    config = FinetuneConfig(mode=mode, folds=folds, epochs=epochs, name=name or None, loop=loop)
+    encoder = PreMIM.from_pretrained(model)
+    spec = encoder.spec
+    if size:
+        z, y, x = _numbers(size, "--size")
+        spec = spec.with_size((int(z), int(y), int(x)))
+    run = finetune(LesionClassifier(encoder, spec), manifest, out, config, resume=resume)
+    if as_json:
+        _print(json.loads((out / "results.json").read_text()) | {"release": str(run.release)}, True)
+        return
+    for number, fold in enumerate(run.folds):
+        typer.echo(f"fold {number}: AUROC {fold}")
+    typer.echo(f"all folds together: AUROC {run.pooled}")
+    typer.echo(f"release: {run.release}")
+
+
+@app.command()
+def predict(
+    study: Annotated[Path | None, typer.Argument(help="A study file or DICOM folder; or use --manifest.")] = None,
+    model: Annotated[
+        str, typer.Option("--model", help="A fine-tuned classifier: release or run folder, or hub name.")
+    ] = "",
+    manifest: Annotated[Path | None, typer.Option(help="CSV of studies or lesions.")] = None,
+    position: Annotated[str, typer.Option(help="Lesion, mm, LPS, 'x y z'; the image centre if empty.")] = "",
+    spacing: Annotated[str, typer.Option(help="Of a bare array, mm, 'z y x'.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Probability of a clinically significant lesion, for one study or a manifest."""
+    from prostate_mim.classifier import LesionClassifier
+    from prostate_mim.prediction import StudyPrediction, predict_manifest
+    from prostate_mim.volume import read_volume
+
+    if not model:
+        raise UsageError(
+            "--model is missing; name a classifier made by 'prostate-mim finetune' (its run folder will do)"
+        )
+    _one_of(study, manifest)
+    classifier = LesionClassifier.from_pretrained(model)
+    if manifest is not None:
+        rows = predict_manifest(classifier, manifest)
+    else:
+        volume = read_volume(str(study), spacing_mm_zyx=_numbers(spacing, "--spacing") if spacing else None)
+        place = _numbers(position, "--position") if position else None
+        rows = [StudyPrediction("", "", classifier.predict(volume, place))]
+    if as_json:
+        values = [row.to_dict() for row in rows]
+        _print(values if manifest is not None else values[0], True)
+        return
+    for number, row in enumerate(rows, 1):
+        made = row.prediction
+        label = f"row {number}: " if manifest is not None else ""
+        typer.echo(f"{label}{made.probability:.4f}  ({made.model} {made.revision}, spec {made.spec}, {made.device})")
+
+
+@app.command()
+def embed(
+    manifest: Annotated[Path, typer.Option(help="CSV of studies or lesions.")],
+    out: Annotated[Path, typer.Option("--out", help="The .npz to write.")],
+    model: Model = DEFAULT_MODEL,
+    as_json: Json = False,
+) -> None:
+    """One embedding per manifest row, as study_id, lesion_id, embedding (N, C) float32 in an .npz."""
+    from prostate_mim.files import make_folder
+    from prostate_mim.prediction import embed_manifest, load_encoder
+
+    make_folder(out.parent)
+    encoder = load_encoder(model)
+    table = embed_manifest(encoder, manifest)
+    table.save(out)
+    count, size = table.embedding.shape
+    _print({"out": str(out), "rows": count, "size": size, "model": encoder.name, "revision": encoder.revision}, as_json)
+
+
+@app.command()
+def export(
+    model: Annotated[
+        str, typer.Argument(help="As --model elsewhere; the bundled encoder if left out.")
+    ] = DEFAULT_MODEL,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX (the only format so far).")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="File to write; NAME.onnx here if left out.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write one self-contained, verified ONNX file with preprocessing and golden sample inside."""
+    from prostate_mim.deploy.export import export_onnx
+    from prostate_mim.prediction import load_model
+
+    if not onnx:
+        raise UsageError("no format was asked for; add --onnx")
+    loaded = load_model(model)
+    path = export_onnx(loaded, out or Path(f"{loaded.name}.onnx"))
+    _print({"onnx": str(path), "model": loaded.name, "revision": loaded.revision}, as_json)
+
+
+@app.command()
+def verify(
+    target: Annotated[str, typer.Argument(help="A release, run folder, bundled name or .onnx file.")],
+    as_json: Json = False,
+) -> None:
+    """Check every checksum and recompute the golden sample."""
+    from prostate_mim.prediction import verify_model
+
+    _print(verify_model(target), as_json)
+
+
+@app.command()
+def demo(
+    out: Out = Path("demo-out"),
+    studies: Annotated[int, typer.Option(min=20, help="Phantom studies.")] = 60,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Phantoms -> bundled encoder -> classifier beside training from scratch -> ONNX -> one HTML page."""
+    from prostate_mim.demo import run_demo
+
+    _print(run_demo(out, studies, seed), as_json)
+
+
+def _numbers(text: str, option: str) -> tuple[float, float, float]:
+    try:
+        a, b, c = (float(part) for part in text.replace(",", " ").split())
+    except ValueError:
+        raise UsageError(f"{option} is {text!r}; expected three numbers, e.g. '12 8 8'") from None
+    return a, b, c
+
+
+def _one_of(study: Path | None, manifest: Path | None) -> None:
+    if (study is None) == (manifest is None):
+        raise UsageError("give either one study or --manifest, not both and not neither")
+    if study is not None and not study.exists():
+        raise NotFoundError(f"{study}: no such file or folder")
+
+
+def _print(values: Any, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(values, indent=2))
+    elif isinstance(values, list):
+        for value in values:
+            typer.echo(str(value))
+    else:
+        for key, value in values.items():
+            typer.echo(f"{key}: {json.dumps(value) if isinstance(value, dict | list) else value}")
+
+
+def main() -> None:
+    """Entry point: our errors become one line on stderr and their exit code; nothing else is caught."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        app()
+    except ProstateMimError as error:
+        _fail(str(error), error.exit_code)
+    except MemoryError:
+        _fail(f"out of memory; use a smaller --batch or --size ({ResourceError.__name__})", ResourceError.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted; a training run goes on with --resume", 130)
+
+
+def _fail(message: str, code: int) -> None:
+    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
+    sys.exit(code)

@@ -1,0 +1,157 @@
+"""What a prostate-mim .onnx carries beside its graph: header, golden sample, digest. One writer, one reader, no torch.
+
+Three entries of ONNX's ``metadata_props``, nothing else:
+
+- ``prostate_mim``: JSON; format, kind, name, revision, input contract and its fingerprint, stride, library version.
+- ``golden``: JSON; an input (float16, base64) and the outputs (float32, base64) that torch gave for it.
+- ``prostate_mim_sha256``: SHA-256 of the whole file with this value blanked. Whatever edits the file must go
+  through ``seal`` again, so damage and half-finished conversions never reach a session.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prostate_mim.deploy.contract import EXPORT_AGAIN, GOLDEN_KEY, HEADER_KEY, INPUT, OUTPUTS, Header, Sample
+from prostate_mim.errors import IntegrityError, NotFoundError
+
+MAX_BYTES = 2**31 - 1  # protobuf's own limit: larger networks would need external data, which is refused
+MAX_METADATA_BYTES = 16 * 2**20
+
+_DIGEST_KEY = "prostate_mim_sha256"
+_BLANK = "sha256 of this file with this text in its place".ljust(64, ".")
+
+
+@dataclass(frozen=True)
+class Container:
+    """A verified file: its bytes, what it is, and its golden sample."""
+
+    data: bytes
+    header: Header
+    golden: Sample
+
+
+def seal(model: Any, header: Header, golden: Sample) -> bytes:
+    """Put header, golden sample and digest into an ONNX model and serialise it.
+
+    Args:
+        model: ``onnx.ModelProto``; its metadata is replaced.
+
+    Raises:
+        IntegrityError: 2 GB or more, which one ONNX file cannot hold.
+    """
+    import onnx
+
+    onnx.helper.set_model_props(
+        model, {HEADER_KEY: header.to_json(), GOLDEN_KEY: golden.to_json(), _DIGEST_KEY: _BLANK}
+    )
+    if model.ByteSize() > MAX_BYTES:
+        raise IntegrityError(f"the network needs {model.ByteSize()} bytes, one ONNX file holds {MAX_BYTES}; shrink it")
+    blank = bytes(model.SerializeToString(deterministic=True))
+    return blank.replace(_BLANK.encode(), hashlib.sha256(blank).hexdigest().encode())
+
+
+def read_container(path: str | Path) -> Container:
+    """Read and verify a file that ``seal`` wrote. Nothing is executed and no other file is opened.
+
+    Raises:
+        NotFoundError: no such file; the nearest name is suggested.
+        IntegrityError: not an ONNX file of this library, truncated, edited, newer, or pointing at external data.
+    """
+    import onnx
+
+    data = _bytes_of(Path(path))
+    try:
+        try:
+            model = onnx.load_model_from_string(data)
+        except Exception as error:  # protobuf's DecodeError, whose module depends on the protobuf implementation
+            raise IntegrityError("not an ONNX file, or truncated; copy or export it again") from error
+        texts = _metadata(model)
+        header = Header.from_json(texts[HEADER_KEY])
+        _check_graph(model, header.kind)
+        _check_digest(data, texts[_DIGEST_KEY])
+        return Container(data, header, Sample.from_json(texts[GOLDEN_KEY], header.kind))
+    except IntegrityError as error:
+        raise IntegrityError(f"{path}: {error}") from error
+
+
+def _bytes_of(path: Path) -> bytes:
+    if not path.is_file():
+        names = [item.name for item in path.parent.glob("*.onnx")] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, sorted(names), 1)
+        advice = f"did you mean {near[0]}?" if near else "check the path, or write one with `prostate-mim export`"
+        raise NotFoundError(f"{path}: no such .onnx file; {advice}")
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise IntegrityError(f"{path}: {size} bytes, a prostate-mim .onnx has at most {MAX_BYTES}; {EXPORT_AGAIN}")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise IntegrityError(f"{path}: cannot be read ({error.strerror}); check the permissions") from error
+
+
+def _metadata(model: Any) -> dict[str, str]:
+    """The three entries, after their sizes were checked."""
+    entries = list(model.metadata_props)
+    if sum(len(entry.key) + len(entry.value) for entry in entries) > MAX_METADATA_BYTES:
+        raise IntegrityError(f"metadata is larger than {MAX_METADATA_BYTES} bytes; {EXPORT_AGAIN}")
+    texts = {entry.key: entry.value for entry in entries}
+    if HEADER_KEY not in texts:
+        raise IntegrityError("no prostate_mim metadata: from another program; write one with `prostate-mim export`")
+    if len(entries) != 3 or set(texts) != {HEADER_KEY, GOLDEN_KEY, _DIGEST_KEY}:
+        raise IntegrityError(f"metadata entries are {sorted(texts)[:8]}, not the three expected; {EXPORT_AGAIN}")
+    return texts
+
+
+def _check_graph(model: Any, kind: str) -> None:
+    """Only standard operators, all weights inside, and the expected inputs and outputs."""
+    if model.functions or model.training_info or any(item.domain not in ("", "ai.onnx") for item in model.opset_import):
+        raise IntegrityError(f"uses operators outside the ONNX standard; {EXPORT_AGAIN}")
+    for graph in graphs(model.graph):
+        if any(node.domain not in ("", "ai.onnx") for node in graph.node):
+            raise IntegrityError(f"uses operators outside the ONNX standard; {EXPORT_AGAIN}")
+        for tensor in _tensors(graph):
+            if tensor.data_location or tensor.external_data:
+                raise IntegrityError(
+                    f"tensor {tensor.name[:80]!r} points at another file (external data), which is never followed; "
+                    f"{EXPORT_AGAIN}"
+                )
+    found = [item.name for item in model.graph.input], [item.name for item in model.graph.output]
+    if found != ([INPUT], list(OUTPUTS[kind])):
+        raise IntegrityError(f"inputs and outputs {found} are not those of a prostate-mim {kind}; {EXPORT_AGAIN}")
+
+
+def graphs(graph: Any) -> Iterator[Any]:
+    """A graph and every graph nested in its nodes (the bodies of If, Loop, Scan)."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from graphs(inner)
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    yield from graph.initializer
+    sparse = list(graph.sparse_initializer)
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield attribute.t
+            yield from attribute.tensors
+            sparse += [attribute.sparse_tensor, *attribute.sparse_tensors]
+    for tensor in sparse:
+        yield tensor.values
+        yield tensor.indices
+
+
+def _check_digest(data: bytes, digest: str) -> None:
+    stored = digest.encode()
+    if len(stored) == 64 and data.count(stored) == 1:
+        found = hashlib.sha256(data.replace(stored, _BLANK.encode())).hexdigest()
+        if found == digest:
+            return
+    raise IntegrityError(f"its SHA-256 is not the stored {digest[:16]!r}: damaged or edited; {EXPORT_AGAIN}")

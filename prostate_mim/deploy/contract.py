@@ -1,0 +1,170 @@
+"""Header and Sample: the two records inside a prostate-mim .onnx, each a closed JSON schema. No torch."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from prostate_mim.errors import IntegrityError
+from prostate_mim.spec import InputSpec
+
+FloatArray = npt.NDArray[np.float32]
+
+FORMAT = 1
+INPUT = "voxels"
+OUTPUTS = {"classifier": ("logit", "probability"), "encoder": ("embedding", "features")}
+HEADER_KEY, GOLDEN_KEY = "prostate_mim", "golden"
+EXPORT_AGAIN = "export it again with this version of prostate-mim"
+
+_HEADER_KEYS = {
+    "format", "kind", "name", "revision", "spec", "spec_fingerprint", "stride_zyx", "library_version",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the file is.
+
+    Attributes:
+        kind: ``classifier`` or ``encoder``.
+        name, revision: of the model, as predictions repeat them.
+        spec: the input contract.
+        stride_zyx: input sizes must be multiples of it (voxels).
+        library_version: of the prostate-mim that wrote the file.
+    """
+
+    kind: str
+    name: str
+    revision: str
+    spec: InputSpec
+    stride_zyx: tuple[int, int, int]
+    library_version: str
+
+    def to_json(self) -> str:
+        """The ``prostate_mim`` entry."""
+        values = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "name": self.name,
+            "revision": self.revision,
+            "spec": self.spec.to_dict(),
+            "spec_fingerprint": self.spec.fingerprint,
+            "stride_zyx": list(self.stride_zyx),
+            "library_version": self.library_version,
+        }
+        return json.dumps(values, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Header:
+        """Read the closed schema.
+
+        Raises:
+            IntegrityError: a newer format, or not exactly what ``to_json`` writes.
+        """
+        values = _json_object(text, HEADER_KEY)
+        found = values.get("format")
+        if isinstance(found, int) and found > FORMAT:
+            raise IntegrityError(f"format {found} is newer than this version reads ({FORMAT}); upgrade prostate-mim")
+        texts = ("kind", "name", "revision", "spec_fingerprint", "library_version")
+        if found != FORMAT or set(values) != _HEADER_KEYS or not all(isinstance(values[key], str) for key in texts):
+            raise IntegrityError(f"metadata {HEADER_KEY!r} has missing or unknown fields; {EXPORT_AGAIN}")
+        if values["kind"] not in OUTPUTS:
+            raise IntegrityError(f"kind {values['kind']!r} is none of {sorted(OUTPUTS)}; {EXPORT_AGAIN}")
+        spec = InputSpec.from_dict(values["spec"])
+        if spec.fingerprint != values["spec_fingerprint"]:
+            raise IntegrityError(
+                f"spec has fingerprint {spec.fingerprint}, expected {values['spec_fingerprint'][:16]!r}: the input "
+                f"contract was edited; {EXPORT_AGAIN}"
+            )
+        z, y, x = _positive_integers(values["stride_zyx"], "stride_zyx", 3)
+        return cls(values["kind"], values["name"], values["revision"], spec, (z, y, x), values["library_version"])
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An input and what the model gives for it.
+
+    Attributes:
+        voxels: (N, 1, D, H, W) float32, exactly representable in float16 where it is stored.
+        outputs: by name of the graph's output, float32.
+    """
+
+    voxels: FloatArray
+    outputs: Mapping[str, FloatArray]
+
+    def difference(self, found: Mapping[str, FloatArray]) -> float:
+        """Largest absolute difference over all outputs, in units of max(1, largest absolute expected value).
+
+        Float32 cannot be more exact than relative to the size of a number, hence the unit. Infinite where an
+        output is missing, has another shape, or is not finite.
+        """
+        worst = 0.0
+        for name, expected in self.outputs.items():
+            got = found.get(name)
+            if got is None or got.shape != expected.shape:
+                return math.inf
+            unit = max(1.0, float(np.abs(expected).max()))
+            gap = float(np.abs(got.astype(np.float64) - expected).max()) / unit
+            worst = max(worst, gap) if math.isfinite(gap) else math.inf
+        return worst
+
+    def to_json(self) -> str:
+        """The ``golden`` entry."""
+        outputs = {name: _packed(value, "<f4") for name, value in self.outputs.items()}
+        return json.dumps({"input": _packed(self.voxels, "<f2"), "outputs": outputs}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, kind: str) -> Sample:
+        """Read the closed schema.
+
+        Raises:
+            IntegrityError: not exactly what ``to_json`` writes for this kind.
+        """
+        values = _json_object(text, GOLDEN_KEY)
+        outputs = values.get("outputs")
+        if set(values) != {"input", "outputs"} or not isinstance(outputs, dict) or set(outputs) != set(OUTPUTS[kind]):
+            raise IntegrityError(f"metadata {GOLDEN_KEY!r} has missing or unknown fields; {EXPORT_AGAIN}")
+        return cls(
+            _unpacked(values["input"], "<f2"), {name: _unpacked(value, "<f4") for name, value in outputs.items()}
+        )
+
+
+def _json_object(text: str, name: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"metadata {name!r} is not valid JSON; {EXPORT_AGAIN}") from error
+    if not isinstance(values, dict):
+        raise IntegrityError(f"metadata {name!r} is not a JSON object; {EXPORT_AGAIN}")
+    return values
+
+
+def _positive_integers(values: Any, name: str, count: int) -> list[int]:
+    good = isinstance(values, list) and len(values) == count
+    if not good or not all(type(n) is int and 0 < n < 2**20 for n in values):
+        raise IntegrityError(f"{name} = {str(values)[:80]}: expected {count} positive whole numbers; {EXPORT_AGAIN}")
+    return list(values)
+
+
+def _packed(values: FloatArray, dtype: str) -> dict[str, Any]:
+    raw = np.ascontiguousarray(values.astype(dtype))
+    return {"shape": list(values.shape), "data": base64.b64encode(raw.tobytes()).decode()}
+
+
+def _unpacked(packed: Any, dtype: str) -> FloatArray:
+    if not isinstance(packed, dict) or set(packed) != {"shape", "data"} or not isinstance(packed["shape"], list):
+        raise IntegrityError(f"metadata {GOLDEN_KEY!r} holds something that is no array; {EXPORT_AGAIN}")
+    shape = _positive_integers(packed["shape"], "golden shape", len(packed["shape"]))
+    try:
+        raw = base64.b64decode(packed["data"], validate=True)
+        return np.frombuffer(raw, dtype).reshape(shape).astype(np.float32)
+    except (TypeError, ValueError, binascii.Error) as error:
+        raise IntegrityError(f"metadata {GOLDEN_KEY!r} holds a damaged array; {EXPORT_AGAIN}") from error
