@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from prostate_mim._version import __version__
 
 if TYPE_CHECKING:
-    from prostate_mim.classifier import LesionClassifier, Prediction
+    from prostate_mim.classifier import LesionClassifier
+    from prostate_mim.deploy.provenance import Prediction
     from prostate_mim.deploy.session import OnnxClassifier, OnnxEncoder
     from prostate_mim.encoder import PreMIM
     from prostate_mim.finetuning import FinetuneConfig, finetune
@@ -24,7 +25,7 @@ _HOME = {
     "OnnxClassifier": "deploy.session",
     "OnnxEncoder": "deploy.session",
     "PreMIM": "encoder",
-    "Prediction": "classifier",
+    "Prediction": "deploy.provenance",
     "PretrainConfig": "pretraining",
     "Volume": "volume",
     "finetune": "finetuning",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from prostate_mim.deploy.export import export_onnx
+from prostate_mim.deploy.provenance import Prediction
 from prostate_mim.encoder import PreMIM, check_size, golden_input
 from prostate_mim.hub import read_release, resolve, write_release
 from prostate_mim.hub.card import make_card
@@ -17,25 +18,6 @@ from prostate_mim.manifest import Point
 from prostate_mim.preprocess import preprocess
 from prostate_mim.spec import InputSpec
 from prostate_mim.volume import Volume
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One probability and where it came from.
-
-    Attributes:
-        probability: of clinically significant cancer (whatever label 1 meant in fine-tuning), 0 to 1.
-        model: name of the classifier.
-        revision: content hash of its weights.
-        spec: fingerprint of the preprocessing.
-        device: where it was computed: ``cpu`` or ``cuda``, or ONNX Runtime's execution provider.
-    """
-
-    probability: float
-    model: str
-    revision: str
-    spec: str
-    device: str
 
 
 class Head(nn.Module):
@@ -140,8 +122,6 @@ class LesionClassifier(nn.Module):
 
     def export_onnx(self, path: str | Path) -> Path:
         """Write a verified, self-contained ONNX file; see ``prostate_mim.deploy.export.export_onnx``."""
-        from prostate_mim.deploy.export import export_onnx
-
         return export_onnx(self, path)
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from prostate_mim.deploy.export import export_onnx
 from prostate_mim.errors import UsageError
 from prostate_mim.hub import read_release, resolve, write_release
 from prostate_mim.hub.card import make_card
@@ -171,6 +172,10 @@ class PreMIM(nn.Module):
         """
         vector: Tensor = self.pool(self(self.prepare(volume, position_mm_lps)))
         return vector[0].numpy()
+
+    def export_onnx(self, path: str | Path) -> Path:
+        """Write a verified, self-contained ONNX file; see ``prostate_mim.deploy.export.export_onnx``."""
+        return export_onnx(self, path)
 
 
 def check_size(spec: InputSpec, stride_zyx: tuple[int, int, int]) -> None:

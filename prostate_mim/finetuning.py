@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from prostate_mim.classifier import LesionClassifier
 from prostate_mim.engine.augment import Augmentation
 from prostate_mim.engine.data import DrawDataset, Region
-from prostate_mim.engine.loop import Batch, LoopConfig, make_accelerator, train
+from prostate_mim.engine.loop import Batch, LoopConfig, pick_device, train
 from prostate_mim.engine.tracker import progress_bar
 from prostate_mim.errors import UsageError
 from prostate_mim.files import make_folder, write_text
@@ -27,6 +27,8 @@ from prostate_mim.manifest import read_manifest
 from prostate_mim.metrics import Auroc, auroc_interval
 from prostate_mim.preprocess import normalise
 from prostate_mim.pretraining import load_regions, prepare_run
+
+Features = np.ndarray[Any, np.dtype[np.float64]]
 
 MODES = ("linear", "full")
 _JITTER_ZYX = (1, 6, 6)
@@ -110,13 +112,17 @@ def finetune(
     run = prepare_run(out, resume)
     z, y, x = (n + 2 * j for n, j in zip(model.spec.size_zyx, _JITTER_ZYX, strict=True))
     regions = load_regions(listed, model.spec, (z, y, x))
+    features = region_features(model, regions, config.loop.device)
     probabilities = np.zeros(len(regions))
     for fold in sorted(set(folds)):
         held_out = [i for i, own in enumerate(folds) if own == fold]
-        training = [regions[i] for i, own in enumerate(folds) if own != fold]
-        fitted = _fit(model, training, run / f"fold-{fold}", config, resume, f"fold {fold}")
-        probabilities[held_out] = predict_regions(fitted, [regions[i] for i in held_out], config.loop.device)
-    final = _fit(model, regions, run / "final", config, resume, "all lesions")
+        training = [i for i, own in enumerate(folds) if own != fold]
+        fitted = _fit(model, regions, features, training, run / f"fold-{fold}", config, resume)
+        if config.mode == "linear":
+            probabilities[held_out] = _head_probabilities(fitted, features[held_out])
+        else:
+            probabilities[held_out] = predict_regions(fitted, [regions[i] for i in held_out], config.loop.device)
+    final = _fit(model, regions, features, list(range(len(regions))), run / "final", config, resume)
     patients = [row.patient_id for row in listed.rows]
     scored = _score([region.label for region in regions], probabilities, patients, folds, run / "release")
     final.details = {**model.details, "finetuning": {**_plain(config), **_figures(scored)}}
@@ -126,20 +132,26 @@ def finetune(
 
 
 def _fit(
-    model: LesionClassifier, regions: list[Region], folder: Path, config: FinetuneConfig, resume: bool, label: str
+    model: LesionClassifier,
+    regions: list[Region],
+    features: Features,
+    rows: list[int],
+    folder: Path,
+    config: FinetuneConfig,
+    resume: bool,
 ) -> LesionClassifier:
-    """A copy of ``model`` fitted to ``regions``: linear head, then all weights if the mode says so."""
+    """A copy of ``model`` fitted to some rows: linear head, then all weights if the mode says so."""
     fitted = copy.deepcopy(model)
-    features = region_features(fitted, regions, config.loop.device)
-    _fit_head(fitted, features, np.asarray([region.label for region in regions]), config)
+    training = [regions[i] for i in rows]
+    _fit_head(fitted, features[rows], np.asarray([region.label for region in training]), config)
     if config.mode == "linear":
         return fitted.eval()
     make_folder(folder)
-    steps = config.epochs * math.ceil(len(regions) / config.loop.batch)
+    steps = config.epochs * math.ceil(len(training) / config.loop.batch)
     loop = dataclasses.replace(config.loop, steps=steps)
-    dataset = DrawDataset(regions, model.spec, Augmentation(jitter_zyx=_JITTER_ZYX), loop.seed)
-    identity = {"task": "finetune", "lesions": len(regions), "start": model.encoder.revision, **_plain(config)}
-    train(fitted, dataset, _lesion_loss, loop, folder, identity=identity, resume=resume, label=label)
+    dataset = DrawDataset(training, model.spec, Augmentation(jitter_zyx=_JITTER_ZYX), loop.seed)
+    identity = {"task": "finetune", "rows": rows, "start": model.encoder.revision, **_plain(config)}
+    train(fitted, dataset, _lesion_loss, loop, folder, identity=identity, resume=resume, label=folder.name)
     return fitted.eval()
 
 
@@ -149,7 +161,7 @@ def _lesion_loss(model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dic
 
 
 def _fit_head(
-    model: LesionClassifier, features: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], config: FinetuneConfig
+    model: LesionClassifier, features: Features, labels: np.ndarray[Any, Any], config: FinetuneConfig
 ) -> None:
     """Standardise the features and set the head to a logistic regression on them."""
     from sklearn.linear_model import LogisticRegression
@@ -163,23 +175,28 @@ def _fit_head(
         model.head.linear.bias.copy_(torch.from_numpy(fitted.intercept_))
 
 
-def region_features(model: LesionClassifier, regions: Sequence[Region], device: str) -> np.ndarray[Any, Any]:
+def _head_probabilities(model: LesionClassifier, features: Features) -> Features:
+    with torch.inference_mode():
+        return torch.sigmoid(model.head(torch.from_numpy(features).float())).double().numpy()
+
+
+def region_features(model: LesionClassifier, regions: Sequence[Region], device: str) -> Features:
     """(N, C) float64 features of the middle crop of each region, without augmentation."""
     return np.concatenate([f.double().cpu().numpy() for f in _run(model, model.features, regions, device)])
 
 
-def predict_regions(model: LesionClassifier, regions: Sequence[Region], device: str) -> np.ndarray[Any, Any]:
+def predict_regions(model: LesionClassifier, regions: Sequence[Region], device: str) -> Features:
     """(N,) probabilities of the middle crop of each region."""
-    return np.concatenate([torch.sigmoid(f).cpu().numpy() for f in _run(model, model, regions, device)])
+    return np.concatenate([torch.sigmoid(f).double().cpu().numpy() for f in _run(model, model, regions, device)])
 
 
 @torch.inference_mode()
 def _run(model: LesionClassifier, call: Any, regions: Sequence[Region], device: str, batch: int = 8) -> list[Tensor]:
-    where = make_accelerator(device).device
+    where = pick_device(device)
     model.eval().to(where)
     results = []
     with progress_bar() as bar:
-        task = bar.add_task("encoding lesions", total=len(regions))
+        task = bar.add_task("reading lesions with the network", total=len(regions))
         for first in range(0, len(regions), batch):
             crops = [_middle(region, model) for region in regions[first : first + batch]]
             results.append(call(torch.stack(crops).to(where)))
@@ -196,7 +213,7 @@ def _middle(region: Region, model: LesionClassifier) -> Tensor:
 
 
 def _score(
-    labels: list[int], probabilities: np.ndarray[Any, Any], patients: list[str], folds: list[int], release: Path
+    labels: list[int], probabilities: Features, patients: list[str], folds: list[int], release: Path
 ) -> FinetuneRun:
     def part(chosen: list[int]) -> Auroc:
         return auroc_interval(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ OPTIONAL = (
     "spacing_mm_zyx", "is_crop",
 )  # fmt: skip
 Point = tuple[float, float, float]
+_IDENTIFYING = (*REQUIRED, "lesion_id", "lesion_mask", "gland_mask")
+_SPACING_RANGE_MM = (0.1, 10.0)
 
 
 @dataclass(frozen=True)
@@ -92,48 +95,57 @@ def _read_records(source: Path) -> list[dict[str, str]]:
             reader = csv.DictReader(stream, strict=True)
             header = [name.strip() for name in reader.fieldnames or []]
             reader.fieldnames = header
-            records = [{k: (v or "").strip() for k, v in row.items() if isinstance(k, str)} for row in reader]
+            rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ManifestError(f"{source}: cannot be read as a UTF-8 CSV ({error})") from error
-    for name in REQUIRED:
-        if name not in header:
-            near = difflib.get_close_matches(name, header, n=1)
-            hint = f"; is it the column {near[0]!r}?" if near else ""
-            raise ManifestError(f"{source}: column {name!r} is missing (found: {', '.join(header)}){hint}")
-    return records
+    _check_header(source, header)
+    for number, row in enumerate(rows, 1):
+        # DictReader's marks of a row longer (key None) or shorter (value None) than the header
+        if None in row or None in row.values():
+            raise ManifestError(
+                f"{source} row {number}: has not the {len(header)} cells of the header; quote cells that hold a comma"
+            )
+    return [{name: text.strip() for name, text in row.items()} for row in rows]
+
+
+def _check_header(source: Path, header: list[str]) -> None:
+    missing = [name for name in REQUIRED if name not in header]
+    plain = {_letters(name): name for name in header}
+    if missing and not {_letters(name) for name in (*REQUIRED, *OPTIONAL)} & set(plain):
+        # Without a header line the first study would be taken for one: do not repeat it.
+        raise ManifestError(
+            f"{source}: column {missing[0]!r} is missing, and so is every other; does the file begin with a header?"
+        )
+    if missing:
+        near = difflib.get_close_matches(_letters(missing[0]), plain, n=1)
+        hint = f"; is it the column {plain[near[0]]!r}?" if near else ""
+        raise ManifestError(f"{source}: column {missing[0]!r} is missing (found: {', '.join(header)}){hint}")
+    twice = [name for name in (*REQUIRED, *OPTIONAL) if header.count(name) > 1]
+    if twice:
+        raise ManifestError(f"{source}: column {twice[0]!r} appears twice; keep one")
+
+
+def _letters(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def _parse(source: Path, number: int, record: dict[str, str]) -> ManifestRow:
+    where = f"{source} row {number}"
+    for name in REQUIRED:
+        if not record[name]:
+            raise ManifestError(f"{where}: {name} is empty; every row needs it")
+
     def cell(name: str, convert: Callable[[str], Any], wanted: str) -> Any:
-        text = record.get(name, "")
-        if not text:
-            return None
-        try:
-            return convert(text)
-        except ValueError:
-            raise ManifestError(f"{source} row {number}: {name} is {text!r}, expected {wanted}") from None
+        return _cell(where, record, name, convert, wanted)
 
     def file(name: str) -> Path | None:
-        if not record.get(name):
-            return None
-        found = source.parent / record[name]
-        if not found.exists():
-            raise NotFoundError(
-                f"{source} row {number}: {name} names a file that does not exist; paths are relative to the CSV"
-            )
-        return found.resolve()
+        return _file(where, name, source.parent / record[name]) if record.get(name) else None
 
-    for name in REQUIRED:
-        if not record.get(name):
-            raise ManifestError(f"{source} row {number}: {name} is empty; every row needs it")
-    t2w = file("t2w")
-    if t2w is None:  # pragma: no cover - emptiness is refused above
-        raise ManifestError(f"{source} row {number}: t2w is empty")
     return ManifestRow(
         number=number,
         study_id=record["study_id"],
         patient_id=record["patient_id"],
-        t2w=t2w,
+        t2w=_file(where, "t2w", source.parent / record["t2w"]),
         lesion_id=record.get("lesion_id", ""),
         label=cell("label", _label, "0 or 1"),
         position_mm_lps=cell("position_mm_lps", _point, "three numbers 'x y z' in mm, LPS"),
@@ -141,11 +153,32 @@ def _parse(source: Path, number: int, record: dict[str, str]) -> ManifestRow:
         gland_mask=file("gland_mask"),
         zone=record.get("zone", ""),
         centre=record.get("centre", ""),
-        fold=cell("fold", int, "a whole number"),
+        fold=cell("fold", _fold, "a whole number, 0 or more"),
         sha256=cell("sha256", _digest, "64 hex digits"),
-        spacing_mm_zyx=cell("spacing_mm_zyx", _point, "three numbers 'z y x' in mm"),
+        spacing_mm_zyx=cell("spacing_mm_zyx", _spacing, "three numbers 'z y x' in mm, 0.1 to 10"),
         is_crop=bool(cell("is_crop", _label, "0 or 1")),
     )
+
+
+def _cell(where: str, record: dict[str, str], name: str, convert: Callable[[str], Any], wanted: str) -> Any:
+    """An optional cell, converted; None where it is empty or its column absent."""
+    text = record.get(name, "")
+    if not text:
+        return None
+    try:
+        return convert(text)
+    except ValueError:
+        identifying = {record.get(column) for column in _IDENTIFYING}
+        shown = "the value of another column" if text in identifying else repr(text[:40])
+        raise ManifestError(f"{where}: {name} is {shown}, expected {wanted}") from None
+
+
+def _file(where: str, name: str, path: Path) -> Path:
+    if not os.access(path, os.R_OK):
+        raise NotFoundError(
+            f"{where}: {name} names a file that does not exist or may not be read; paths are relative to the CSV"
+        )
+    return path.resolve()
 
 
 def _label(text: str) -> int:
@@ -159,6 +192,20 @@ def _point(text: str) -> Point:
     if not all(abs(v) < 1e5 for v in (x, y, z)):  # also refuses NaN
         raise ValueError
     return x, y, z
+
+
+def _spacing(text: str) -> Point:
+    low, high = _SPACING_RANGE_MM
+    z, y, x = _point(text)
+    if not all(low <= v <= high for v in (z, y, x)):
+        raise ValueError
+    return z, y, x
+
+
+def _fold(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise ValueError
+    return int(text)
 
 
 def _digest(text: str) -> str:

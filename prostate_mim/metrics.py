@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from prostate_mim.errors import TrainingError
+
 
 @dataclass(frozen=True)
 class Auroc:
@@ -38,10 +40,15 @@ def auroc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
     Args:
         labels: (N,) 0 or 1.
         scores: (N,) any order-preserving score.
+
+    Raises:
+        TrainingError: a score is NaN.
     """
     from scipy.stats import rankdata
 
     truth, values = np.asarray(labels), np.asarray(scores, float)
+    if np.isnan(values).any():
+        raise TrainingError(f"{int(np.isnan(values).sum())} of {len(values)} scores are NaN; there is no AUROC of them")
     positives = int((truth == 1).sum())
     negatives = len(truth) - positives
     if positives == 0 or negatives == 0:

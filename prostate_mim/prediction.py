@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from prostate_mim.classifier import LesionClassifier, Prediction
+from prostate_mim.classifier import LesionClassifier
+from prostate_mim.deploy.provenance import Prediction
+from prostate_mim.deploy.session import verify_onnx
 from prostate_mim.encoder import PreMIM
 from prostate_mim.engine.tracker import progress_bar
 from prostate_mim.errors import IntegrityError, VerificationError
@@ -111,8 +113,6 @@ def verify_model(target: str | Path) -> dict[str, str | float]:
         VerificationError: the golden sample comes out differently (more than 1e-3).
     """
     if str(target).endswith(".onnx"):
-        from prostate_mim.deploy.session import verify_onnx
-
         return verify_onnx(target)
     model = load_model(target)
     golden = read_tensors(resolve(target) / GOLDEN)

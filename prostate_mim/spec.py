@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from prostate_mim.errors import IntegrityError
 
@@ -39,19 +41,33 @@ class InputSpec:
     version: int = SPEC_VERSION
 
     def __post_init__(self) -> None:
+        self._settle("spacing_mm_zyx", float, 3)
+        self._settle("size_zyx", operator.index, 3)
+        self._settle("clip_percentiles", float, 2)
         low, high = self.clip_percentiles
         problems = [
-            (len(self.spacing_mm_zyx) != 3 or not all(0.1 <= s <= 10 for s in self.spacing_mm_zyx), "spacing_mm_zyx"),
-            (len(self.size_zyx) != 3 or not all(1 <= n <= 1024 for n in self.size_zyx), "size_zyx"),
+            (not all(0.1 <= s <= 10 for s in self.spacing_mm_zyx), "spacing_mm_zyx"),
+            (not all(1 <= n <= 1024 for n in self.size_zyx), "size_zyx"),
             (self.orientation != _ORIENTATION, "orientation"),
             (not 0 <= low < high <= 100, "clip_percentiles"),
             (self.normalisation != _NORMALISATION, "normalisation"),
             (self.interpolation != _INTERPOLATION, "interpolation"),
-            (self.version != SPEC_VERSION, "version"),
+            (type(self.version) is not int or self.version != SPEC_VERSION, "version"),
         ]
         for wrong, field in problems:
             if wrong:
                 raise IntegrityError(f"InputSpec.{field} = {getattr(self, field)!r} is not supported by this version")
+
+    def _settle(self, name: str, kind: Callable[[Any], Any], count: int) -> None:
+        """One type for equal values (3 and 3.0, list and tuple), so that equal specs have equal fingerprints."""
+        found = getattr(self, name)
+        try:
+            values = tuple(kind(n) for n in found)
+        except (TypeError, ValueError, OverflowError):
+            values = ()
+        if len(values) != count:
+            raise IntegrityError(f"InputSpec.{name} = {found!r}: expected {count} numbers")
+        object.__setattr__(self, name, values)
 
     @property
     def size_mm_zyx(self) -> tuple[float, float, float]:
@@ -87,19 +103,20 @@ class InputSpec:
             raise IntegrityError("InputSpec is not a JSON object; the file is damaged or from another program")
         names = {field.name for field in dataclasses.fields(cls)}
         if names != set(values):
-            odd = sorted(names.symmetric_difference(values))
+            odd = sorted(str(name) for name in names.symmetric_difference(values))
             raise IntegrityError(f"InputSpec has missing or unknown fields {odd}; it is from another version")
         return cls(
-            spacing_mm_zyx=_numbers(values, "spacing_mm_zyx", 3),
-            size_zyx=cast("tuple[int, int, int]", tuple(int(n) for n in _numbers(values, "size_zyx", 3))),
-            clip_percentiles=_numbers(values, "clip_percentiles", 2),
+            spacing_mm_zyx=_numbers(values, "spacing_mm_zyx", int | float),
+            size_zyx=_numbers(values, "size_zyx", int),
+            clip_percentiles=_numbers(values, "clip_percentiles", int | float),
             **{k: values[k] for k in ("orientation", "normalisation", "interpolation", "version")},
         )
 
 
-def _numbers(values: dict[str, Any], name: str, count: int) -> Any:
+def _numbers(values: dict[str, Any], name: str, kind: Any) -> Any:
     found = values[name]
-    good = isinstance(found, list | tuple) and len(found) == count
-    if not good or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in found):
-        raise IntegrityError(f"InputSpec.{name} = {found!r}: expected {count} numbers")
-    return tuple(float(n) for n in found)
+    good = isinstance(found, list | tuple)
+    if not good or not all(isinstance(n, kind) and not isinstance(n, bool) for n in found):
+        what = "whole numbers" if kind is int else "numbers"
+        raise IntegrityError(f"InputSpec.{name} = {found!r}: expected a list of {what}")
+    return found

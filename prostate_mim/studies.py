@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from prostate_mim.errors import ManifestError, NotFoundError, VolumeError
+from prostate_mim.errors import ManifestError, NotFoundError, ProstateMimError
 from prostate_mim.manifest import Manifest, ManifestRow, Point
 from prostate_mim.volume import Volume, read_mask, read_volume
+
+_SHORTEST_NAME = 4  # a shorter file name identifies nobody, and would be found inside other words
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,14 @@ def open_all(manifest: Manifest) -> Iterator[Study]:
     """Every row in order; a volume shared by consecutive rows is read once."""
     last: Study | None = None
     for row in manifest.rows:
-        shared = last is not None and (last.row.t2w, last.row.sha256) == (row.t2w, row.sha256)
+        shared = last is not None and _read_of(last.row) == _read_of(row)
         last = _place(manifest, row, last.volume) if shared and last else open_study(manifest, row)
         yield last
+
+
+def _read_of(row: ManifestRow) -> tuple[Path, str | None, Point | None]:
+    """All that decides what ``read_volume`` returns for a row."""
+    return row.t2w, row.sha256, row.spacing_mm_zyx
 
 
 def _place(manifest: Manifest, row: ManifestRow, volume: Volume) -> Study:
@@ -92,6 +100,19 @@ def _speak_of(where: str, path: Path) -> Iterator[None]:
     """Replace the path in a reader's message by the row: paths of patients stay in the manifest."""
     try:
         yield
-    except (VolumeError, NotFoundError) as error:
-        reason = str(error).replace(f"{path}:", "").replace(str(path), "the file").strip()
-        raise type(error)(f"{where}: {reason}") from None
+    except NotFoundError:  # its hint would name a neighbouring file
+        raise NotFoundError(f"{where}: the file is no longer there; check the path in the manifest") from None
+    except ProstateMimError as error:
+        raise type(error)(f"{where}: {_without(path, str(error))}") from None
+
+
+def _without(path: Path, message: str) -> str:
+    """A reader's message without the name of its file, of the slices in it, or of a data file named alike."""
+    # Readers show a path on one line of at most 500 printable letters.
+    shown = "".join(c if c.isprintable() else "?" for c in " ".join(str(path).split())[:500])
+    inner = sorted((f"{shown}/{name}" for name in os.listdir(path)), key=len, reverse=True) if path.is_dir() else []
+    stem = path.name.split(".")[0]
+    for name in (*inner, shown, str(path), path.name, stem):
+        if len(name) >= _SHORTEST_NAME:
+            message = message.replace(name, "the file")
+    return message.removeprefix("the file:").strip()

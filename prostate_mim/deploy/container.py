@@ -100,6 +100,9 @@ def _metadata(model: Any) -> dict[str, str]:
     entries = list(model.metadata_props)
     if sum(len(entry.key) + len(entry.value) for entry in entries) > MAX_METADATA_BYTES:
         raise IntegrityError(f"metadata is larger than {MAX_METADATA_BYTES} bytes; {EXPORT_AGAIN}")
+    # Protobuf hands out bytes instead of text where a string is not valid UTF-8.
+    if not all(isinstance(text, str) for entry in entries for text in (entry.key, entry.value)):
+        raise IntegrityError(f"metadata is not valid text; {EXPORT_AGAIN}")
     texts = {entry.key: entry.value for entry in entries}
     if HEADER_KEY not in texts:
         raise IntegrityError("no prostate_mim metadata: from another program; write one with `prostate-mim export`")

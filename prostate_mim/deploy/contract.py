@@ -78,7 +78,10 @@ class Header:
             raise IntegrityError(f"metadata {HEADER_KEY!r} has missing or unknown fields; {EXPORT_AGAIN}")
         if values["kind"] not in OUTPUTS:
             raise IntegrityError(f"kind {values['kind']!r} is none of {sorted(OUTPUTS)}; {EXPORT_AGAIN}")
-        spec = InputSpec.from_dict(values["spec"])
+        try:
+            spec = InputSpec.from_dict(values["spec"])
+        except (TypeError, ValueError, OverflowError) as error:  # NaN and Infinity, which Python's JSON reads
+            raise IntegrityError(f"the input contract holds impossible numbers; {EXPORT_AGAIN}") from error
         if spec.fingerprint != values["spec_fingerprint"]:
             raise IntegrityError(
                 f"spec has fingerprint {spec.fingerprint}, expected {values['spec_fingerprint'][:16]!r}: the input "
@@ -132,9 +135,10 @@ class Sample:
         outputs = values.get("outputs")
         if set(values) != {"input", "outputs"} or not isinstance(outputs, dict) or set(outputs) != set(OUTPUTS[kind]):
             raise IntegrityError(f"metadata {GOLDEN_KEY!r} has missing or unknown fields; {EXPORT_AGAIN}")
-        return cls(
-            _unpacked(values["input"], "<f2"), {name: _unpacked(value, "<f4") for name, value in outputs.items()}
-        )
+        voxels = _unpacked(values["input"], "<f2")
+        if voxels.ndim != 5:
+            raise IntegrityError(f"golden input has {voxels.ndim} axes, expected 5 (N, 1, D, H, W); {EXPORT_AGAIN}")
+        return cls(voxels, {name: _unpacked(value, "<f4") for name, value in outputs.items()})
 
 
 def _json_object(text: str, name: str) -> dict[str, Any]:

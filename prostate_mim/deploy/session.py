@@ -135,3 +135,17 @@ def _open(container: Container, device: str, where: str) -> tuple[Runtime, float
             f"{REPLAY_TOLERANCE:g}); do not use it here, export it again or use another onnxruntime"
         )
     return runtime, difference
+
+
+def verify_onnx(path: str | Path) -> dict[str, str | float]:
+    """Open a file of either kind on the CPU, which checks its digest and replays its golden sample.
+
+    Returns:
+        name, kind, revision, and the largest difference found.
+
+    Raises:
+        NotFoundError, IntegrityError, VerificationError: as opening it does.
+    """
+    kind = read_container(path).header.kind
+    model = (OnnxClassifier if kind == "classifier" else OnnxEncoder)(path, device="cpu")
+    return {"name": model.name, "kind": kind, "revision": model.revision, "golden_difference": model.replay_difference}

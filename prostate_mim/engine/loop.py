@@ -38,7 +38,8 @@ class LoopConfig:
         clip_norm: gradients are scaled down to this norm.
         checkpoint_every: steps between checkpoints.
         workers: loader processes.
-        precision: ``fp32`` or ``bf16``.
+        precision: ``fp32`` or ``bf16`` (on CPUs, bf16 kernels of torch 2.13 can give NaN gradients for small crops;
+            the loop stops where they do).
         device: ``auto``, ``cpu`` or ``cuda``.
         seed: seed of everything random.
     """
@@ -63,8 +64,22 @@ class LoopConfig:
             raise UsageError(f"precision {self.precision!r} is unknown; choose fp32 or bf16")
 
 
-def make_accelerator(device: str, precision: str = "fp32") -> Accelerator:
-    """An accelerator on the asked-for device.
+def make_accelerator(device: str) -> Accelerator:
+    """An accelerator on the asked-for device. Precision is the loop's own: accelerate fixes it once per process.
+
+    Raises:
+        BackendError: CUDA was asked for and there is none, or this process has already settled on another device.
+        UsageError: unknown device.
+    """
+    pick_device(device)
+    try:
+        return Accelerator(cpu=device == "cpu")
+    except ValueError as error:
+        raise BackendError(f"device {device}: this process has trained on another one; start a new process") from error
+
+
+def pick_device(device: str) -> torch.device:
+    """``auto`` is CUDA where it works, else the CPU.
 
     Raises:
         BackendError: CUDA was asked for and there is none.
@@ -72,9 +87,10 @@ def make_accelerator(device: str, precision: str = "fp32") -> Accelerator:
     """
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"device {device!r} is unknown; choose auto, cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
+    usable = torch.cuda.is_available()
+    if device == "cuda" and not usable:
         raise BackendError("device cuda was asked for, but torch finds no usable CUDA GPU; use --device cpu")
-    return Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
+    return torch.device("cuda" if usable and device != "cpu" else "cpu")
 
 
 def train(
@@ -99,7 +115,7 @@ def train(
         TrainingError: a loss or gradient norm is not finite; no weight has been changed by it.
         UsageError: resuming with another configuration.
     """
-    accelerator = make_accelerator(config.device, config.precision)
+    accelerator = make_accelerator(config.device)
     optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), lr=config.learning_rate)
     identity = json.loads(json.dumps({**identity, **dataclasses.asdict(config)}))
     checkpoint = load_newest(run) if resume else None
@@ -140,7 +156,7 @@ def _step(
     rate = warmup_cosine(step, peak=config.learning_rate, warmup=config.warmup, total=config.steps)
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)
-    with accelerator.autocast():
+    with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         loss, values = loss_function(model, batch, step)
     _finite(loss, "loss", batch, step)
     optimizer.zero_grad()
@@ -156,7 +172,7 @@ def _finite(value: Tensor, name: str, batch: Batch, step: int) -> None:
         rows = ", ".join(str(int(row)) for row in batch["row"])
         raise TrainingError(
             f"step {step + 1}: the {name} is {float(value)}; no weight was changed. Manifest rows in this batch: "
-            f"{rows}. Look at those volumes, or lower the learning rate; the last checkpoint is intact"
+            f"{rows}. Look at those volumes, lower the learning rate, or use fp32; the last checkpoint is intact"
         )
 
 

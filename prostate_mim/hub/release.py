@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -83,10 +84,7 @@ def write_release(
     from prostate_mim._version import __version__
 
     final = Path(folder)
-    if final.exists() and (not final.is_dir() or any(final.iterdir())):
-        raise UsageError(f"{final}: already exists and is not empty; choose another folder or remove it")
-    make_folder(final.parent)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".tmp", dir=final.parent))
+    temporary = _temporary_beside(final)
     try:
         full = {"format": FORMAT, "library_version": __version__, **config}
         write_text(temporary / CONFIG, json.dumps(full, indent=2, sort_keys=True) + "\n")
@@ -96,9 +94,7 @@ def write_release(
             save_file(_contiguous(decoder), temporary / DECODER)
         write_text(temporary / CARD, card)
         write_sums(temporary)
-        for written in temporary.iterdir():
-            written.chmod(0o644)
-        temporary.chmod(0o755)
+        _settle(temporary)
         if final.exists():
             final.rmdir()
         temporary.rename(final)
@@ -111,6 +107,25 @@ def write_release(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return final
+
+
+def _temporary_beside(final: Path) -> Path:
+    try:
+        if final.exists() and (not final.is_dir() or any(final.iterdir())):
+            raise UsageError(f"{final}: already exists and is not empty; choose another folder or remove it")
+        make_folder(final.parent)
+        return Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".tmp", dir=final.parent))
+    except OSError as error:
+        raise explain_os_error(error, final) from error
+
+
+def _settle(folder: Path) -> None:
+    """On the disk, not only in the system's memory, and readable by others, before the rename makes it visible."""
+    for written in folder.iterdir():
+        written.chmod(0o644)
+        with written.open("rb") as stream:
+            os.fsync(stream.fileno())
+    folder.chmod(0o755)
 
 
 def write_sums(folder: Path) -> None:
@@ -177,7 +192,7 @@ def _read_sums(root: Path) -> dict[str, str]:
     if not path.is_file():
         raise IntegrityError(f"{root}: no {SUMS}; the release cannot be verified, fetch it again")
     sums: dict[str, str] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         digest, _, name = line.partition("  ")
         if len(digest) != 64 or name not in FILES or name in sums:
             raise IntegrityError(f"{path}: line {line[:80]!r} is not 'sha256  name' of a known release file")
@@ -188,7 +203,7 @@ def _read_sums(root: Path) -> dict[str, str]:
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(config, dict) or set(config) != _CONFIG_KEYS:
         found = sorted(config) if isinstance(config, dict) else type(config).__name__

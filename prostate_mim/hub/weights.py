@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from prostate_mim.errors import IntegrityError
+from prostate_mim.errors import IntegrityError, UsageError
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
@@ -75,8 +75,11 @@ def stored(module: nn.Module, dtype: str) -> dict[str, Tensor]:
     """A module's tensors in their published dtype.
 
     Raises:
+        UsageError: weights are not published in that dtype.
         IntegrityError: a value does not fit it.
     """
+    if dtype not in DTYPES:
+        raise UsageError(f"dtype {dtype!r}: weights are published as one of {sorted(DTYPES)}")
     tensors = {key: value.detach().cpu().to(DTYPES[dtype]) for key, value in module.state_dict().items()}
     for key, value in tensors.items():
         if not torch.isfinite(value).all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -49,7 +50,7 @@ class BlockGrid:
         for axis, mm, spacing, size, stride in zip(
             "zyx", block_mm_zyx, spacing_mm_zyx, size_zyx, stride_zyx, strict=True
         ):
-            voxels = round(mm / spacing)
+            voxels = round(mm / spacing) if math.isfinite(mm) else 0
             if voxels < 1 or abs(voxels * spacing - mm) > 0.01 * mm:
                 raise UsageError(
                     f"block of {mm} mm along {axis} is not a whole number of {spacing} mm voxels; "
@@ -86,7 +87,7 @@ def random_hidden_blocks(batch: int, grid_zyx: Triple, ratio: float, generator: 
     """
     z, y, x = grid_zyx
     blocks = z * y * x
-    count = round(ratio * blocks)
+    count = round(ratio * blocks) if math.isfinite(ratio) else 0
     if not 0 < count < blocks:
         raise UsageError(f"mask ratio {ratio} hides {count} of {blocks} blocks; choose one that hides some, not all")
     order = torch.rand(batch, blocks, generator=generator).argsort(dim=1)

@@ -8,6 +8,7 @@ Measured on the way here: with only the coarsest stage decoded (FCMAE), 160 CPU 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ class LightDecoder(nn.Module):
         super().__init__()
         levels = list(stages[-LEVELS:])[::-1]
         self.voxels_zyx = levels[-1].stride_zyx
-        self.growth_zyx = [_ratio(coarse, fine) for coarse, fine in zip(levels, levels[1:], strict=False)]
+        self.growth_zyx = [_ratio(coarse, fine) for coarse, fine in pairwise(levels)]
         self.hidden_token = nn.Parameter(torch.zeros(1, width, 1, 1, 1))
         self.laterals = nn.ModuleList(nn.Conv3d(level.channels, width, 1) for level in levels)
         self.blocks = nn.ModuleList(_block(width, level) for level in levels)

@@ -1,0 +1,44 @@
+# On a machine with Python 3.11 and make: `make demo` and `make test` do the rest.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# torch comes first and pinned: nothing may pull the CUDA build in its place.
+STAMP := $(VENV)/.installed
+
+.PHONY: help install demo test lint types check wheel bench clean
+help:  ## show this
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 setuptools wheel
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	touch $(STAMP)
+
+install: $(STAMP)  ## create .venv with the package and its development tools
+
+demo: $(STAMP)  ## phantoms -> bundled encoder -> classifier -> ONNX -> demo-out/report.html
+	rm -rf demo-out
+	$(BIN)/prostate-mim demo --out demo-out
+
+test: $(STAMP)  ## the whole test suite (set PROSTATE_MIM_REAL_DATA for the tests on real volumes)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)  ## mypy
+	$(BIN)/mypy
+
+check: lint types  ## lint and types
+
+wheel: $(STAMP)  ## build dist/*.whl
+	$(BIN)/python -m build --wheel --no-isolation
+
+bench: $(STAMP)  ## start-up times and throughput, printed as a table
+	$(BIN)/python tests/bench.py
+
+clean:  ## remove what the targets made
+	rm -rf $(VENV) demo-out dist build *.egg-info
