@@ -128,6 +128,8 @@ def finetune(
     final.details = {**model.details, "finetuning": {**_plain(config), **_figures(scored)}}
     final.save_pretrained(scored.release, name=config.name or model.name)
     _write_results(run, scored, folds)
+    for checkpoint in run.glob("*/checkpoint-*.safetensors"):
+        checkpoint.unlink()  # they resume an unfinished run, and this one is finished
     return scored
 
 

@@ -174,7 +174,7 @@ def _cell(where: str, record: dict[str, str], name: str, convert: Callable[[str]
 
 
 def _file(where: str, name: str, path: Path) -> Path:
-    if not os.access(path, os.R_OK):
+    if "\0" in str(path) or not os.access(path, os.R_OK):
         raise NotFoundError(
             f"{where}: {name} names a file that does not exist or may not be read; paths are relative to the CSV"
         )

@@ -69,7 +69,8 @@ def resample(
     """Crop a grid of the spec's spacing around a centre, in the volume's own intensities.
 
     The grid starts on a voxel of the volume, so an axis that already has the spec's spacing is copied, not
-    interpolated. Other axes are interpolated linearly, after a Gaussian where voxels grow.
+    interpolated. Other axes are interpolated linearly, after a Gaussian where voxels grow. A study too thin for any
+    grid point (one slice between two of them) is met by moving the grid, less than a voxel.
 
     Args:
         size_zyx: voxels of the crop; the spec's if None.
@@ -86,8 +87,7 @@ def resample(
     size = np.asarray(spec.size_zyx if size_zyx is None else size_zyx)
     scale = np.asarray(spec.spacing_mm_zyx) / np.asarray(volume.geometry.spacing_mm_zyx)
     scale = np.where(np.abs(scale - 1) < 1e-4, 1.0, scale)
-    start = volume.geometry.position_to_index(centre) - scale * (size - 1) / 2
-    start = np.floor(start + 0.5 - _TIE)
+    start = _start(volume.geometry.position_to_index(centre), scale, size, volume.shape_zyx)
     source, offset = _smoothed_piece(volume, start, scale, size)
     voxels = affine_transform(source, scale, start - offset, output_shape=tuple(size), order=1, mode="nearest")
     inside = _inside(start, scale, size, volume.shape_zyx)
@@ -115,6 +115,27 @@ def normalise(voxels: FloatArray, inside: BoolArray, spec: InputSpec, source: st
     return result
 
 
+def _start(
+    centre: npt.NDArray[np.float64],
+    scale: npt.NDArray[np.float64],
+    size: npt.NDArray[np.int_],
+    shape: tuple[int, int, int],
+) -> npt.NDArray[np.float64]:
+    """Index in the volume of the crop's first voxel."""
+    start = np.floor(centre - scale * (size - 1) / 2 + 0.5 - _TIE)
+    for axis, available in enumerate(shape):
+        index = start[axis] + scale[axis] * np.arange(size[axis])
+        if not _measured(index, available).any():
+            voxel = np.clip(np.rint(centre[axis]), 0, available - 1)
+            start[axis] += voxel - index[np.abs(index - voxel).argmin()]
+    return np.asarray(start)
+
+
+def _measured(index: npt.NDArray[np.float64], available: int) -> BoolArray:
+    """Which indices along an axis lie within half a voxel of the outermost voxel centres."""
+    return np.asarray((index > -0.5) & (index < available - 0.5))
+
+
 def _smoothed_piece(
     volume: Volume, start: npt.NDArray[np.float64], scale: npt.NDArray[np.float64], size: npt.NDArray[np.int_]
 ) -> tuple[FloatArray, npt.NDArray[np.int_]]:
@@ -138,12 +159,11 @@ def _inside(
     size: npt.NDArray[np.int_],
     shape: tuple[int, int, int],
 ) -> BoolArray:
-    """(z, y, x) bool: grid points within half a voxel of the outermost voxel centres."""
-    axes = []
-    for first, step, count, available in zip(start, scale, size, shape, strict=True):
-        index = first + step * np.arange(count)
-        axes.append((index > -0.5) & (index < available - 0.5))
-    z, y, x = axes
+    """(z, y, x) bool: grid points that were measured."""
+    z, y, x = (
+        _measured(first + step * np.arange(count), available)
+        for first, step, count, available in zip(start, scale, size, shape, strict=True)
+    )
     return np.asarray(z[:, None, None] & y[None, :, None] & x[None, None, :])
 
 

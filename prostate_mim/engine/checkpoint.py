@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from prostate_mim.errors import IntegrityError
-from prostate_mim.files import atomic_path
+from prostate_mim.files import write_bytes
 
 FORMAT = 1
 KEEP = 2
@@ -49,8 +49,7 @@ def save_checkpoint(
     state = {"format": FORMAT, "step": step, "groups": saved["param_groups"], "config": config}
     path = folder / f"checkpoint-{step:08d}.safetensors"
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    with atomic_path(path) as temporary:
-        save_file(plain, temporary, metadata={"state": json.dumps(state)})
+    write_bytes(path, save(plain, metadata={"state": json.dumps(state)}))
     for old in find_checkpoints(folder)[KEEP:]:
         old.unlink()
     return path

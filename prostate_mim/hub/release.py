@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prostate_mim.errors import IntegrityError, NotFoundError, UsageError
-from prostate_mim.files import explain_os_error, make_folder, sha256_of, write_text
+from prostate_mim.files import explain_os_error, make_folder, sha256_of, write_bytes, write_text
 from prostate_mim.spec import InputSpec
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def write_release(
         UsageError: the folder holds something already, or cannot be written.
         ResourceError: no space is left; nothing is left behind.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from prostate_mim._version import __version__
 
@@ -88,22 +87,18 @@ def write_release(
     try:
         full = {"format": FORMAT, "library_version": __version__, **config}
         write_text(temporary / CONFIG, json.dumps(full, indent=2, sort_keys=True) + "\n")
-        save_file(_contiguous(weights), temporary / WEIGHTS)
-        save_file(_contiguous(golden), temporary / GOLDEN)
+        write_bytes(temporary / WEIGHTS, save(_contiguous(weights)))
+        write_bytes(temporary / GOLDEN, save(_contiguous(golden)))
         if decoder is not None:
-            save_file(_contiguous(decoder), temporary / DECODER)
+            write_bytes(temporary / DECODER, save(_contiguous(decoder)))
         write_text(temporary / CARD, card)
         write_sums(temporary)
-        _settle(temporary)
+        temporary.chmod(0o755)
         if final.exists():
             final.rmdir()
         temporary.rename(final)
     except OSError as error:
         raise explain_os_error(error, final) from error
-    except Exception as error:  # safetensors reports a full disk as its own error type
-        if "No space left" in str(error) or "File too large" in str(error):
-            raise explain_os_error(OSError(28, "No space left on device"), final) from error
-        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return final
@@ -117,15 +112,6 @@ def _temporary_beside(final: Path) -> Path:
         return Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".tmp", dir=final.parent))
     except OSError as error:
         raise explain_os_error(error, final) from error
-
-
-def _settle(folder: Path) -> None:
-    """On the disk, not only in the system's memory, and readable by others, before the rename makes it visible."""
-    for written in folder.iterdir():
-        written.chmod(0o644)
-        with written.open("rb") as stream:
-            os.fsync(stream.fileno())
-    folder.chmod(0o755)
 
 
 def write_sums(folder: Path) -> None:

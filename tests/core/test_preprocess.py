@@ -1,0 +1,334 @@
+"""Preprocessing: laws of geometry and of statistics, and a golden array that notices plausible mistakes."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import permutations, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.ndimage
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prostate_mim.errors import VolumeError
+from prostate_mim.preprocess import normalise, prepare_crop, preprocess, resample
+from prostate_mim.spec import InputSpec
+from prostate_mim.volume import Geometry, Volume, read_volume, write_volume
+
+GOLDEN = Path(__file__).parent / "golden"
+LAWS = settings(max_examples=200, deadline=None)
+SPEC = InputSpec((3.0, 0.5, 0.5), (5, 31, 29))
+ORIENTATIONS = list(product(permutations(range(3)), product((False, True), repeat=3)))
+# conforming; coarser; finer. The thick axis is always clear, so every permuted file is still an axial series.
+SPACINGS = [(3.0, 0.5, 0.5), (4.0, 0.6, 0.7), (2.2, 0.3, 0.45)]
+
+
+def rotation(about_x: float, about_z: float) -> np.ndarray:
+    """(3, 3) of two angles in radians."""
+    (ca, sa), (cb, sb) = (np.cos(about_x), np.sin(about_x)), (np.cos(about_z), np.sin(about_z))
+    return np.array([[cb, -sb, 0], [sb, cb, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, ca, -sa], [0, sa, ca]])
+
+
+def grid_positions(shape, geometry: Geometry) -> np.ndarray:
+    return geometry.index_to_position(np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1))
+
+
+def phantom(spacing: tuple[float, float, float]) -> Volume:
+    """One smooth pattern of patient space, sampled on an oblique grid; even sizes, so that odd crops meet ties."""
+    shape = tuple(2 * round(extent / step / 2) for extent, step in zip((20.0, 22.0, 22.0), spacing, strict=True))
+    direction = rotation(0.2, 0.1)
+    middle = np.array([4.0, -7.0, 11.0])
+    half = (np.array(shape[::-1]) - 1) / 2 * np.array(spacing[::-1])
+    geometry = Geometry(spacing, tuple(float(v) for v in middle - direction @ half), direction)
+    x, y, z = np.moveaxis(grid_positions(shape, geometry), -1, 0)
+    voxels = 300 + 80 * np.sin(x / 4) + 60 * np.cos(y / 5 + 1) + 50 * np.sin(z / 9) + 2 * x - y
+    return Volume(voxels.astype(np.float32), geometry)
+
+
+def stored(volume: Volume, order: tuple[int, ...], flips: tuple[bool, ...]) -> Volume:
+    """The same voxels at the same places, listed along other axes."""
+    old = volume.geometry
+    corner = [size - 1 if flip else 0 for size, flip in zip(volume.shape_zyx, flips, strict=True)]
+    direction = np.stack([old.direction[:, 2 - a] * (-1 if flips[a] else 1) for a in order[::-1]], 1)
+    steps = tuple(slice(None, None, -1 if flip else 1) for flip in flips)
+    geometry = Geometry(
+        tuple(old.spacing_mm_zyx[a] for a in order), tuple(old.index_to_position(corner).tolist()), direction
+    )
+    return Volume(np.ascontiguousarray(volume.voxels[steps].transpose(order)), geometry)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_48_orientations_of_a_file_give_one_array(spacing, tmp_path):
+    """However a file lists its voxels, the network sees the same array, at the middle and at a named position."""
+    volume = phantom(spacing)
+    position = volume.centre_mm_lps + [2.1, -1.7, 3.4]
+    expected = [preprocess(volume, SPEC, centre) for centre in (None, position)]
+    contents = set()
+    for number, (order, flips) in enumerate(ORIENTATIONS):
+        path = tmp_path / f"v{number}{'.nii' if number % 2 else '.mha'}"
+        turned = stored(volume, order, flips)
+        write_volume(turned, path)
+        contents.add(turned.voxels.tobytes())
+        found = read_volume(path)
+        for centre, wanted in zip((None, position), expected, strict=True):
+            np.testing.assert_allclose(preprocess(found, SPEC, centre), wanted, atol=1e-4)
+    assert len(contents) == 48  # negative control: the files really differ
+
+
+def test_three_spacings_of_one_object_look_alike():
+    """Resampling recovers one object from three samplings, but for interpolation error and half-voxel starts."""
+    crops = [prepare_crop(phantom(spacing), SPEC) for spacing in SPACINGS]
+    offset = [np.abs(crop.geometry.index_to_position([2, 15, 14]) - [4, -7, 11]).max() for crop in crops]
+    assert max(offset) < 2.5  # half of the thickest slice, obliquely
+    for crop in crops[1:]:
+        moved = scipy.ndimage.shift(crop.voxels, crops[0].geometry.position_to_index(crop.geometry.origin_mm_lps), order=1)
+        inner = (slice(1, -1), slice(3, -3), slice(3, -3))
+        difference = moved[inner] - crops[0].voxels[inner]
+        assert np.abs(difference - difference.mean()).max() < 0.15
+
+
+def volumes_and_specs(conform: bool = False):
+    """Random volumes (oblique, any spacing) with random specs."""
+    depth, plane = st.integers(1, 12), st.integers(8, 40)
+    thick, thin = st.floats(1.5, 6), st.floats(0.3, 1.0)
+
+    def build(values):
+        shape, spacing, angles, size, wanted, seed = values
+        voxels = np.random.default_rng(seed).normal(300, 60, shape).astype(np.float32)
+        volume = Volume(voxels, Geometry(spacing, (-30.5, 12.25, 5.125), rotation(*angles)))
+        return volume, InputSpec(spacing, shape) if conform else InputSpec(wanted, size)
+
+    angle = st.floats(-0.4, 0.4)
+    sizes = st.tuples(depth, plane, plane)
+    spacings = st.tuples(thick, thin, thin)
+    return st.tuples(sizes, spacings, st.tuples(angle, angle), sizes, spacings, st.integers(0, 99)).map(build)
+
+
+@LAWS
+@given(volumes_and_specs())
+def test_shape_and_statistics(case):
+    """Any volume gives the spec's shape, mean 0 and deviation 1 over measured voxels, exactly 0 elsewhere."""
+    volume, spec = case
+    crop = prepare_crop(volume, spec)
+    assert crop.voxels.shape == spec.size_zyx
+    assert crop.voxels.dtype == np.float32
+    measured = crop.voxels[crop.inside].astype(float)
+    assert abs(measured.mean()) < 1e-5
+    assert abs(measured.std() - 1) < 1e-5
+    assert not crop.voxels[~crop.inside].any()
+
+
+@LAWS
+@given(volumes_and_specs(conform=True))
+def test_a_conforming_volume_is_not_resampled(case):
+    """A volume that already is the spec's grid is copied bit for bit, and only clipped and z-scored."""
+    volume, spec = case
+    region = resample(volume, spec)
+    assert region.inside.all()
+    np.testing.assert_array_equal(region.voxels, volume.voxels)
+    np.testing.assert_allclose(region.geometry.origin_mm_lps, volume.geometry.origin_mm_lps, atol=1e-9)
+    unclipped = InputSpec(spec.spacing_mm_zyx, spec.size_zyx, clip_percentiles=(0, 100))
+    once = prepare_crop(volume, unclipped)
+    np.testing.assert_allclose(preprocess(Volume(once.voxels, once.geometry), unclipped), once.voxels, atol=1e-5)
+
+
+@LAWS
+@given(volumes_and_specs(), st.data())
+def test_a_marked_voxel_stays_where_it_is(case, data):
+    """A bright voxel is found within one voxel (of the coarser grid) of its place, at the middle of the crop."""
+    volume, spec = case
+    mark = [data.draw(st.integers(0, size - 1)) for size in volume.shape_zyx]
+    volume.voxels[:] = 0
+    volume.voxels[tuple(mark)] = 1000
+    place = volume.geometry.index_to_position(mark)
+    region = resample(volume, spec, place)
+    brightest = np.unravel_index(region.voxels.argmax(), region.voxels.shape)
+    voxel = np.maximum(spec.spacing_mm_zyx, volume.geometry.spacing_mm_zyx)
+    moved = (region.geometry.position_to_index(place) - brightest) * spec.spacing_mm_zyx / voxel
+    assert np.abs(moved).max() < 1
+    off = region.geometry.position_to_index(place) - (np.array(spec.size_zyx) - 1) / 2
+    assert (np.abs(off) * spec.spacing_mm_zyx / voxel).max() < 0.5 + 2e-3
+
+
+def test_zscore_comes_before_padding():
+    """A study smaller than the crop keeps its own statistics and is surrounded by exact zeros."""
+    voxels = np.random.default_rng(1).normal(400, 40, (6, 20, 22)).astype(np.float32)
+    volume = Volume(voxels, Geometry((3.0, 0.5, 0.5)))
+    crop = prepare_crop(volume, InputSpec(size_zyx=(16, 40, 40)))
+    alone = preprocess(volume, InputSpec(size_zyx=(6, 20, 22)))
+    assert crop.inside.sum() == alone.size
+    np.testing.assert_array_equal(crop.voxels[crop.inside], alone.ravel())
+    assert not crop.voxels[~crop.inside].any()
+    # negative control: padding with 0 first moves mean and deviation far away
+    padded = np.zeros((16, 40, 40), np.float32)
+    padded[crop.inside] = voxels.ravel()
+    late = normalise(padded, np.ones_like(crop.inside), InputSpec(size_zyx=(16, 40, 40)))
+    assert np.abs(late[crop.inside] - alone.ravel()).max() > 0.3
+
+
+def test_a_centre_outside_is_refused():
+    """A position beyond the volume's faces is refused with the position; one just within is not."""
+    volume = phantom(SPACINGS[0])
+    assert preprocess(volume, SPEC, volume.geometry.index_to_position([-0.4, 5, 5])).shape == SPEC.size_zyx
+    with pytest.raises(VolumeError, match=r"is outside the volume.*LPS"):
+        preprocess(volume, SPEC, volume.geometry.index_to_position([-0.6, 5, 5]))
+
+
+def test_a_constant_crop_is_refused():
+    """A crop of one value is refused, also with a speck the clip removes; the varied corner beside it is not."""
+    voxels = np.full((5, 80, 80), 7, np.int16)
+    voxels[:, :20, :20] = np.arange(20)
+    volume = Volume(voxels, Geometry((3.0, 0.5, 0.5)))
+    with pytest.raises(VolumeError, match=r"constant \(7\)"):
+        preprocess(volume, SPEC, volume.geometry.index_to_position([2, 60, 60]))
+    voxels[2, 60, 60] = 900
+    with pytest.raises(VolumeError, match="constant"):
+        preprocess(volume, SPEC, volume.geometry.index_to_position([2, 60, 60]))
+    assert preprocess(volume, SPEC, volume.geometry.index_to_position([2, 10, 10])).std() > 0.5
+
+
+def test_preprocessing_needs_no_torch():
+    """Deployment without torch can preprocess: importing and running it never imports torch."""
+    code = (
+        "import sys, numpy as np; from prostate_mim.preprocess import preprocess; from prostate_mim.spec import InputSpec\n"
+        "from prostate_mim.volume import Geometry, Volume\n"
+        "v = Volume(np.arange(480.).reshape(3, 16, 10), Geometry((3., .4, .5)))\n"
+        "assert preprocess(v, InputSpec(size_zyx=(2, 8, 8))).shape == (2, 8, 8)\n"
+        "print('torch' in sys.modules); import torch; print('torch' in sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == ["False", "True"]
+
+
+@pytest.mark.parametrize("depth", [1, 16])
+def test_a_single_slice_is_one_slice_of_the_crop(depth):
+    """A depth-1 array fills exactly one slice of the crop, whatever the crop's depth."""
+    voxels = np.random.default_rng(2).normal(size=(1, 40, 40)).astype(np.float32)
+    crop = prepare_crop(Volume(voxels, Geometry((3.0, 0.5, 0.5))), InputSpec(size_zyx=(depth, 32, 32)))
+    assert crop.inside.any((1, 2)).sum() == 1
+    assert crop.inside.sum() == 32 * 32
+    alone = normalise(voxels[:, 4:36, 4:36], np.ones((1, 32, 32), bool), InputSpec())
+    np.testing.assert_array_equal(crop.voxels[crop.inside], alone.ravel())
+
+
+def test_a_slice_between_two_grid_points_is_met():
+    """One slice of 2 mm on 16 slices of 3 mm: grid points at -0.5 and 1 slices would both miss it."""
+    voxels = np.random.default_rng(3).normal(size=(1, 40, 40)).astype(np.float32)
+    crop = prepare_crop(Volume(voxels, Geometry((2.0, 0.5, 0.5))), InputSpec(size_zyx=(16, 32, 32)))
+    assert crop.inside.any((1, 2)).sum() == 1
+    depth = int(crop.inside.any((1, 2)).argmax())
+    assert crop.geometry.index_to_position([depth, 0, 0])[2] == pytest.approx(0)  # the slice itself, unmoved
+    alone = normalise(voxels[:, 4:36, 4:36], np.ones((1, 32, 32), bool), InputSpec())
+    np.testing.assert_allclose(crop.voxels[depth], alone[0], atol=1e-5)
+
+
+def test_a_single_voxel_crop_reaches_the_outer_face():
+    """A position on the very face of the volume belongs to the outermost voxel."""
+    volume = phantom(SPACINGS[0])
+    spec = InputSpec(size_zyx=(1, 16, 16))
+    for index in (-0.5, 0.49, volume.shape_zyx[0] - 0.5):
+        crop = prepare_crop(volume, spec, volume.geometry.index_to_position([index + (0.5 - index) * 1e-9, 20, 20]))
+        assert crop.inside.all()
+
+
+def test_a_ramp_survives_finer_and_coarser_grids():
+    """Along x, voxel i of a 1 mm ramp is worth i: at 0.5 mm it reads 0, 0.5, 1, ...; at 2 mm 2, 4, 6, ..."""
+    ramp = Volume(np.broadcast_to(np.arange(41.0), (3, 41, 41)).astype(np.float32), Geometry((3.0, 1.0, 1.0)))
+    finer = resample(ramp, InputSpec((3.0, 1.0, 0.5), (1, 3, 9)))
+    np.testing.assert_allclose(finer.voxels[0, 1], 18 + 0.5 * np.arange(9), atol=1e-4)
+    coarser = resample(ramp, InputSpec((3.0, 1.0, 2.0), (1, 3, 9)))
+    np.testing.assert_allclose(coarser.voxels[0, 1], 12 + 2.0 * np.arange(9), atol=1e-3)
+
+
+def test_coarser_grids_do_not_alias(monkeypatch):
+    """A one-voxel stripe pattern becomes its mean on a grid thrice as coarse, not a new pattern."""
+    stripes = np.broadcast_to(np.where(np.arange(60) % 2, 1.0, -1.0), (3, 60, 60)).astype(np.float32)
+    volume = Volume(stripes, Geometry((3.0, 0.5, 0.5)))
+    spec = InputSpec((3.0, 0.5, 1.5), (1, 8, 8))
+    assert np.abs(resample(volume, spec).voxels).max() < 0.05
+    monkeypatch.setattr(scipy.ndimage, "gaussian_filter", lambda piece, *_, **__: piece)
+    assert np.abs(resample(volume, spec).voxels).max() > 0.9  # negative control
+
+
+def _golden() -> tuple[np.ndarray, np.ndarray, InputSpec, Callable[[np.ndarray], np.ndarray]]:
+    found = importlib.util.spec_from_file_location("make_preprocess_golden", GOLDEN / "make_preprocess_golden.py")
+    script = importlib.util.module_from_spec(found)
+    found.loader.exec_module(script)
+    with np.load(GOLDEN / "preprocess.npz") as data:
+        voxels, expected = data["voxels"], data["expected"]
+    np.testing.assert_array_equal(voxels, script.make_volume().voxels)
+
+    def run(array: np.ndarray, spec: InputSpec = script.SPEC, centre=script.CENTRE_MM_LPS) -> np.ndarray:
+        return preprocess(Volume(array, Geometry(script.SPACING_MM_ZYX)), spec, centre)
+
+    return voxels, expected, script.SPEC, run
+
+
+def test_golden_array():
+    """The committed array is reproduced; whatever moves it belongs in the changelog under Numerics."""
+    voxels, expected, _, run = _golden()
+    np.testing.assert_allclose(run(voxels), expected, atol=1e-4)
+    assert 0 < (expected == 0).mean() < 0.9  # the case has padding
+
+
+def _swap_axes(monkeypatch, voxels, spec, run):
+    return run(np.ascontiguousarray(voxels.transpose(0, 2, 1)))
+
+
+def _forget_clip(monkeypatch, voxels, spec, run):
+    return run(voxels, InputSpec(spec.spacing_mm_zyx, spec.size_zyx, clip_percentiles=(0.0, 100.0)))
+
+
+def _other_interpolation(order):
+    def mistake(monkeypatch, voxels, spec, run):
+        right = scipy.ndimage.affine_transform
+        monkeypatch.setattr(scipy.ndimage, "affine_transform", lambda *a, **k: right(*a, **{**k, "order": order}))
+        return run(voxels)
+
+    return mistake
+
+
+def _align_corners(monkeypatch, voxels, spec, run):
+    right = scipy.ndimage.affine_transform
+
+    def stretched(source, scale, offset, output_shape, **options):
+        size = np.array(output_shape)
+        return right(source, scale * size / np.maximum(size - 1, 1), offset, output_shape=output_shape, **options)
+
+    monkeypatch.setattr(scipy.ndimage, "affine_transform", stretched)
+    return run(voxels)
+
+
+def _no_antialiasing(monkeypatch, voxels, spec, run):
+    monkeypatch.setattr(scipy.ndimage, "gaussian_filter", lambda piece, *_, **__: piece)
+    return run(voxels)
+
+
+def _zscore_after_padding(monkeypatch, voxels, spec, run):
+    module = sys.modules["prostate_mim.preprocess"]
+    right = module.normalise
+    monkeypatch.setattr(module, "normalise", lambda v, i, s, n: right(v, np.ones_like(i), s, n))
+    return run(voxels)
+
+
+MISTAKES = {
+    "x and y swapped": _swap_axes,
+    "clip forgotten": _forget_clip,
+    "nearest neighbour": _other_interpolation(0),
+    "cubic": _other_interpolation(3),
+    "align_corners": _align_corners,
+    "no anti-aliasing": _no_antialiasing,
+    "z-score after padding": _zscore_after_padding,
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_golden_array_notices(mistake, monkeypatch):
+    """Each plausible mistake moves the golden array at least a hundred times more than the tolerance."""
+    voxels, expected, spec, run = _golden()
+    assert np.abs(MISTAKES[mistake](monkeypatch, voxels, spec, run) - expected).max() > 1e-2
