@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from prostate_mim._version import __version__
-from prostate_mim.errors import NotFoundError, ProstateMimError, ResourceError, UsageError
+from prostate_mim.console import bar, numbers, one_of, run_app, show
+from prostate_mim.errors import UsageError
 
 app = typer.Typer(
     name="prostate-mim",
@@ -48,21 +44,12 @@ def _root(
     """Pretrained 3D CNN encoders for axial T2w prostate MRI. Research software, not a medical device."""
 
 
-@contextmanager
-def _bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    from prostate_mim.engine.tracker import progress_bar
-
-    with progress_bar() as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda done: bar.update(task, completed=done)
-
-
 @app.command("list")
 def list_command(as_json: Json = False) -> None:
     """Names of the models that come with the package."""
     from prostate_mim.hub import list_models
 
-    _print(list_models(), as_json)
+    show(list_models(), as_json)
 
 
 @app.command()
@@ -78,7 +65,7 @@ def info(
         "revision": release.revision, "spec": release.spec.to_dict(), "spec_fingerprint": release.spec.fingerprint,
         "weights_dtype": release.weights_dtype, "details": release.details,
     }  # fmt: skip
-    _print(values, as_json)
+    show(values, as_json)
 
 
 @app.command()
@@ -91,9 +78,9 @@ def phantom(
     """Write synthetic T2w studies with gland, zone and lesion masks and a manifest. No download, no patient."""
     from prostate_mim.phantom import write_cohort
 
-    with _bar("phantoms", studies) as advance:
+    with bar("phantoms", studies) as advance:
         manifest = write_cohort(out, studies, seed, progress=lambda done, total: advance(done))
-    _print({"manifest": str(manifest), "studies": studies, "seed": seed}, as_json)
+    show({"manifest": str(manifest), "studies": studies, "seed": seed}, as_json)
 
 
 @app.command("pretrain")
@@ -121,7 +108,7 @@ def pretrain_command(
     from prostate_mim.pretraining import PretrainConfig, pretrain
     from prostate_mim.spec import InputSpec
 
-    block_mm_zyx, size_zyx = _numbers(block_mm, "--block-mm"), _numbers(size, "--size")
+    block_mm_zyx, size_zyx = numbers(block_mm, "--block-mm"), numbers(size, "--size")
     config = PretrainConfig(
         architecture=architecture,
         spec=InputSpec(size_zyx=(int(size_zyx[0]), int(size_zyx[1]), int(size_zyx[2]))),
@@ -134,7 +121,7 @@ def pretrain_command(
         ),
     )  # fmt: skip
     release = pretrain(manifest, out, config, resume=resume)
-    _print({"release": str(release)}, as_json)
+    show({"release": str(release)}, as_json)
 
 
 @app.command("finetune")
@@ -175,11 +162,11 @@ def finetune_command(
     encoder = PreMIM.from_pretrained(model)
     spec = encoder.spec
     if size:
-        z, y, x = _numbers(size, "--size")
+        z, y, x = numbers(size, "--size")
         spec = spec.with_size((int(z), int(y), int(x)))
     run = finetune(LesionClassifier(encoder, spec), manifest, out, config, resume=resume)
     if as_json:
-        _print(json.loads((out / "results.json").read_text()) | {"release": str(run.release)}, True)
+        show(json.loads((out / "results.json").read_text()) | {"release": str(run.release)}, True)
         return
     for number, fold in enumerate(run.folds):
         typer.echo(f"fold {number}: AUROC {fold}")
@@ -207,17 +194,17 @@ def predict(
         raise UsageError(
             "--model is missing; name a classifier made by 'prostate-mim finetune' (its run folder will do)"
         )
-    _one_of(study, manifest)
+    one_of(study, manifest)
     classifier = LesionClassifier.from_pretrained(model)
     if manifest is not None:
         rows = predict_manifest(classifier, manifest)
     else:
-        volume = read_volume(str(study), spacing_mm_zyx=_numbers(spacing, "--spacing") if spacing else None)
-        place = _numbers(position, "--position") if position else None
+        volume = read_volume(str(study), spacing_mm_zyx=numbers(spacing, "--spacing") if spacing else None)
+        place = numbers(position, "--position") if position else None
         rows = [StudyPrediction("", "", classifier.predict(volume, place))]
     if as_json:
         values = [row.to_dict() for row in rows]
-        _print(values if manifest is not None else values[0], True)
+        show(values if manifest is not None else values[0], True)
         return
     for number, row in enumerate(rows, 1):
         made = row.prediction
@@ -241,7 +228,7 @@ def embed(
     table = embed_manifest(encoder, manifest)
     table.save(out)
     count, size = table.embedding.shape
-    _print({"out": str(out), "rows": count, "size": size, "model": encoder.name, "revision": encoder.revision}, as_json)
+    show({"out": str(out), "rows": count, "size": size, "model": encoder.name, "revision": encoder.revision}, as_json)
 
 
 @app.command()
@@ -261,7 +248,7 @@ def export(
         raise UsageError("no format was asked for; add --onnx")
     loaded = load_model(model)
     path = export_onnx(loaded, out or Path(f"{loaded.name}.onnx"))
-    _print({"onnx": str(path), "model": loaded.name, "revision": loaded.revision}, as_json)
+    show({"onnx": str(path), "model": loaded.name, "revision": loaded.revision}, as_json)
 
 
 @app.command()
@@ -272,7 +259,7 @@ def verify(
     """Check every checksum and recompute the golden sample."""
     from prostate_mim.prediction import verify_model
 
-    _print(verify_model(target), as_json)
+    show(verify_model(target), as_json)
 
 
 @app.command()
@@ -285,49 +272,13 @@ def demo(
     """Phantoms -> bundled encoder -> classifier beside training from scratch -> ONNX -> one HTML page."""
     from prostate_mim.demo import run_demo
 
-    _print(run_demo(out, studies, seed), as_json)
-
-
-def _numbers(text: str, option: str) -> tuple[float, float, float]:
-    try:
-        a, b, c = (float(part) for part in text.replace(",", " ").split())
-    except ValueError:
-        raise UsageError(f"{option} is {text!r}; expected three numbers, e.g. '12 8 8'") from None
-    return a, b, c
-
-
-def _one_of(study: Path | None, manifest: Path | None) -> None:
-    if (study is None) == (manifest is None):
-        raise UsageError("give either one study or --manifest, not both and not neither")
-    if study is not None and not study.exists():
-        raise NotFoundError(f"{study}: no such file or folder")
-
-
-def _print(values: Any, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(values, indent=2))
-    elif isinstance(values, list):
-        for value in values:
-            typer.echo(str(value))
-    else:
-        for key, value in values.items():
-            typer.echo(f"{key}: {json.dumps(value) if isinstance(value, dict | list) else value}")
+    show(run_demo(out, studies, seed), as_json)
 
 
 def main() -> None:
-    """Entry point: our errors become one line on stderr and their exit code; nothing else is caught."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        app()
-    except ProstateMimError as error:
-        _fail(str(error), error.exit_code)
-    except MemoryError:
-        _fail(f"out of memory; use a smaller --batch or --size ({ResourceError.__name__})", ResourceError.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted; a training run goes on with --resume", 130)
+    """Entry point."""
+    run_app(app)
 
 
-def _fail(message: str, code: int) -> None:
-    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
-    sys.exit(code)
+if __name__ == "__main__":
+    main()

@@ -21,7 +21,7 @@ OPTIONAL = (
     "spacing_mm_zyx", "is_crop",
 )  # fmt: skip
 Point = tuple[float, float, float]
-_IDENTIFYING = (*REQUIRED, "lesion_id", "lesion_mask", "gland_mask")
+_IDENTIFYING = (*REQUIRED, "lesion_mask", "gland_mask")
 _SPACING_RANGE_MM = (0.1, 10.0)
 
 

@@ -115,13 +115,18 @@ def verify_model(target: str | Path) -> dict[str, str | float]:
     if str(target).endswith(".onnx"):
         return verify_onnx(target)
     model = load_model(target)
+    output = "logit" if isinstance(model, LesionClassifier) else "embedding"
     golden = read_tensors(resolve(target) / GOLDEN)
-    if set(golden) != {"input", "logit" if isinstance(model, LesionClassifier) else "embedding"}:
-        raise IntegrityError(f"{target}: its golden sample holds {sorted(golden)}; the release is of another version")
+    shapes = {name: (value.dtype, value.ndim) for name, value in golden.items()}
+    if shapes != {"input": (torch.float32, 5), output: (torch.float32, 1 if output == "logit" else 2)}:
+        raise IntegrityError(f"{target}: its golden sample is {shapes}; the release is of another version")
+    sample, expected = golden["input"], golden[output]
+    if sample.shape[:2] != (1, 1) or any(n % s for n, s in zip(sample.shape[2:], _stride(model), strict=True)):
+        raise IntegrityError(f"{target}: its golden input {tuple(sample.shape)} does not fit the encoder's strides")
     with torch.inference_mode():
-        sample = golden["input"]
         found = model(sample) if isinstance(model, LesionClassifier) else model.pool(model(sample))
-    expected = golden["logit" if isinstance(model, LesionClassifier) else "embedding"]
+    if found.shape != expected.shape:
+        raise IntegrityError(f"{target}: golden {output} is {tuple(expected.shape)}, not {tuple(found.shape)}")
     worst = float((found - expected).abs().max())
     if not worst <= GOLDEN_TOLERANCE:
         raise VerificationError(
@@ -130,6 +135,11 @@ def verify_model(target: str | Path) -> dict[str, str | float]:
         )
     kind = "classifier" if isinstance(model, LesionClassifier) else "encoder"
     return {"name": model.name, "kind": kind, "revision": model.revision, "golden_difference": worst}
+
+
+def _stride(model: PreMIM | LesionClassifier) -> tuple[int, int, int]:
+    encoder = model.encoder if isinstance(model, LesionClassifier) else model
+    return encoder.encoder.total_stride_zyx
 
 
 def _studies(manifest: str | Path, label: str) -> Iterator[Study]:

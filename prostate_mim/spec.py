@@ -118,5 +118,5 @@ def _numbers(values: dict[str, Any], name: str, kind: Any) -> Any:
     good = isinstance(found, list | tuple)
     if not good or not all(isinstance(n, kind) and not isinstance(n, bool) for n in found):
         what = "whole numbers" if kind is int else "numbers"
-        raise IntegrityError(f"InputSpec.{name} = {found!r}: expected a list of {what}")
+        raise IntegrityError(f"InputSpec.{name} = {found!r}: missing or impossible numbers; expected a list of {what}")
     return found

@@ -45,7 +45,7 @@ def fetch(name: str) -> dict[str, Any]:
     from huggingface_hub import snapshot_download
 
     repository, _, revision = name.partition("@")
-    folder = Path(snapshot_download(repository, revision=revision))
+    folder = Path(snapshot_download(repository, revision=revision or None))
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 

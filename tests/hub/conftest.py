@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -125,6 +127,56 @@ def environment(home: Path, endpoint: str, offline: bool = False) -> dict[str, s
 def start_client() -> type[Client]:
     """The class of the processes."""
     return Client
+
+
+NOWHERE = "0" * 40
+
+
+@dataclass
+class Asking:
+    """A process that asks the hub for everything in turn, started early: the tests of release folders run meanwhile.
+
+    Attributes:
+        home: its cache.
+        old, new: the two commits of ``org/good``: tag v1 and branch main.
+    """
+
+    home: Path
+    old: str
+    new: str
+    actions: list[tuple[str, str]]
+    client: Client
+    cut: Client
+
+    @property
+    def answers(self) -> dict[str, dict[str, Any]]:
+        """By ``action name``."""
+        return dict(zip((f"{a} {n}" for a, n in self.actions), self.client.results(), strict=True))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session(hub: Any, releases: Path, tmp_path_factory: pytest.TempPathFactory) -> Asking:
+    """Publish, and start to ask."""
+    root = tmp_path_factory.mktemp("clients")
+    old = hub.commit("org/good", releases / "encoder", "v1")
+    new = hub.commit("org/good", releases / "other", "main")
+    hub.commit("org/bad", releases / "encoder16", "main", corrupt="model.safetensors")
+    hub.commit("org/cut", releases / "encoder16", "main", cut="model.safetensors")
+    hub.commit("org/proxy", releases / "encoder16", "main", html=True)
+    (root / "notes").mkdir()
+    (root / "notes/notes.md").write_text("no model here")
+    hub.commit("org/empty", root / "notes", "main")
+    extra = Path(shutil.copytree(releases / "encoder16", root / "extra"))
+    torch.save({}, extra / "pytorch_model.bin")
+    hub.commit("org/extra", extra, "main")
+    actions = [
+        ("load", f"org/good@{old}"), ("load", "org/good@v1"), ("load", "org/good"), ("load", "org/good@main"),
+        ("load", f"org/good@{NOWHERE}"), ("load", "org/good@v9"), ("fetch", "org/bad"), ("load", "org/bad"),
+        ("open", "org/proxy"), ("open", "org/empty"), ("open", "org/na--me"), ("open", "org/größe"),
+        ("open", "org/extra"),
+    ]  # fmt: skip
+    client = Client(root / "online", hub.url, actions)
+    return Asking(root / "online", old, new, actions, client, Client(root / "cut", hub.url, [("open", "org/cut")]))
 
 
 @pytest.fixture(scope="session")

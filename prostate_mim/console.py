@@ -1,0 +1,78 @@
+"""What every command shares: reading three numbers, showing results, a bar, and errors as one line with a code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from prostate_mim.errors import NotFoundError, ProstateMimError, ResourceError, UsageError
+
+INTERRUPTED = 130
+
+
+@contextmanager
+def bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar as a function of how many are done."""
+    from prostate_mim.engine.tracker import progress_bar
+
+    with progress_bar() as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def numbers(text: str, option: str) -> tuple[float, float, float]:
+    """Three numbers of an option's text, separated by spaces or commas."""
+    try:
+        a, b, c = (float(part) for part in text.replace(",", " ").split())
+    except ValueError:
+        raise UsageError(f"{option} is {text!r}; expected three numbers, e.g. '12 8 8'") from None
+    return a, b, c
+
+
+def one_of(study: Path | None, manifest: Path | None) -> None:
+    """Refuse both and neither, and a study that is not there."""
+    if (study is None) == (manifest is None):
+        raise UsageError("give either one study or --manifest, not both and not neither")
+    if study is not None and not study.exists():
+        raise NotFoundError(f"{study}: no such file or folder")
+
+
+def show(values: Any, as_json: bool) -> None:
+    """Results on stdout: JSON, or lines for a person."""
+    if as_json:
+        typer.echo(json.dumps(values, indent=2))
+    elif isinstance(values, list):
+        for value in values:
+            typer.echo(str(value))
+    else:
+        for key, value in values.items():
+            typer.echo(f"{key}: {json.dumps(value) if isinstance(value, dict | list) else value}")
+
+
+def run_app(app: Callable[[], object]) -> None:
+    """Run a Typer app: our errors become one line on stderr and their exit code; nothing else is caught."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        app()
+    except ProstateMimError as error:
+        _fail(str(error), error.exit_code)
+    except MemoryError:
+        _fail(f"out of memory; use a smaller --batch or --size ({ResourceError.__name__})", ResourceError.exit_code)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # typer has already swallowed the KeyboardInterrupt
+            _fail("interrupted; a training run goes on with --resume", INTERRUPTED)
+        raise
+
+
+def _fail(message: str, code: int) -> None:
+    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
+    sys.exit(code)
