@@ -265,7 +265,7 @@ def verify(
 @app.command()
 def demo(
     out: Out = Path("demo-out"),
-    studies: Annotated[int, typer.Option(min=20, help="Phantom studies.")] = 60,
+    studies: Annotated[int, typer.Option(min=20, help="Phantom studies.")] = 80,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:

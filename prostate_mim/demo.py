@@ -27,8 +27,8 @@ from prostate_mim.preprocess import prepare_crop
 from prostate_mim.reconstruction import load_mim, reconstruct
 from prostate_mim.studies import open_all
 
-SIZE_ZYX = (8, 64, 64)
-CONFIG = FinetuneConfig(mode="full", folds=3, epochs=5, loop=LoopConfig(batch=8, learning_rate=5e-4, warmup=10))
+SIZE_ZYX = (8, 48, 48)
+CONFIG = FinetuneConfig(mode="full", folds=3, epochs=3, loop=LoopConfig(batch=8, learning_rate=2e-4, warmup=10))
 ONNX_TOLERANCE = 1e-5
 _CHECKED = 5
 
@@ -39,7 +39,7 @@ class _Arm:
     run: FinetuneRun
 
 
-def run_demo(out: str | Path, studies: int = 60, seed: int = 0) -> dict[str, str | float | None]:
+def run_demo(out: str | Path, studies: int = 80, seed: int = 0) -> dict[str, str | float | None]:
     """Phantoms -> bundled encoder -> classifier, beside the same network from scratch -> ONNX -> report.
 
     Args:

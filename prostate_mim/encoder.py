@@ -165,10 +165,10 @@ class PreMIM(nn.Module):
 
     @torch.inference_mode()
     def embed(self, volume: Volume, position_mm_lps: Point | None = None) -> npt.NDArray[np.float32]:
-        """One vector for a volume: (C,) float32.
+        """One vector for a volume: (C,) float32, of what lies at the position (or at the image centre).
 
-        The means of the two coarsest stages over the crop, and the same weighted towards its centre by a Gaussian
-        of 10 mm.
+        Means of the three coarsest stages and deviations of the two finer of them, weighted by a Gaussian of 5 mm;
+        see ``nets.pooling.CentrePool``.
         """
         vector: Tensor = self.pool(self(self.prepare(volume, position_mm_lps)))
         return vector[0].numpy()

@@ -50,7 +50,7 @@ class FinetuneConfig:
     mode: str = "linear"
     folds: int = 5
     epochs: int = 10
-    inverse_penalty: float = 0.01
+    inverse_penalty: float = 0.1
     name: str | None = None
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(learning_rate=2e-4, warmup=10))
 

@@ -1,4 +1,4 @@
-"""Stages -> one vector: what lies at the centre of the crop, beside what lies around it."""
+"""Stages -> one vector: what lies at the centre of the crop, where the lesion is."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from torch import Tensor, nn
 
 from prostate_mim.nets.encoder import StageInfo
 
-STAGES_POOLED = 2
-SIGMA_MM = 10.0
+STAGES_POOLED = 3
+SIGMA_MM = 5.0
+_EPSILON = 1e-5  # keeps the gradient of the deviation finite where features are constant
 
 
 class CentrePool(nn.Module):
-    """Global mean and centre-weighted mean of the coarsest stages, concatenated.
+    """Centre-weighted mean of the three coarsest stages and centre-weighted deviation of all but the coarsest.
 
-    Crops are centred on the lesion, which fills a small part of them; a plain mean would drown it. The weight is
-    a Gaussian in mm, so that it means the same at every spacing and crop size.
+    Crops are centred on the lesion, which fills a small part of them; a plain mean would drown it. The weight is a
+    Gaussian in mm, so that it means the same at every spacing and crop size. The deviation tells homogeneous lesions
+    from textured ones; cells of the coarsest stage are wider than the Gaussian, so it has none.
 
     Args:
         stages: all stages of the encoder.
@@ -39,16 +41,22 @@ class CentrePool(nn.Module):
     @property
     def channels(self) -> int:
         """Length C of the vector."""
-        return 2 * sum(stage.channels for stage in self._pooled)
+        counts = [stage.channels for stage in self._pooled]
+        return sum(counts) + sum(counts[:-1])
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """One (N, C_k, d, h, w) per stage, coarse last -> (N, C)."""
-        parts = []
+        means, deviations = [], []
         for stage, values in zip(self._pooled, features[-STAGES_POOLED:], strict=True):
-            parts += [values.mean((2, 3, 4)), self._centre_mean(stage, values)]
-        return torch.cat(parts, 1)
+            mean = self._weighted_mean(stage, values)
+            means.append(mean)
+            if stage is not self._pooled[-1]:
+                squares = (values - mean[:, :, None, None, None]).square()
+                deviations.append((self._weighted_mean(stage, squares) + _EPSILON).sqrt())
+        return torch.cat(means + deviations, 1)
 
-    def _centre_mean(self, stage: StageInfo, values: Tensor) -> Tensor:
+    def _weighted_mean(self, stage: StageInfo, values: Tensor) -> Tensor:
+        """(N, C, d, h, w) -> (N, C), Gaussian weights along each axis in turn."""
         for axis in (4, 3, 2):
             count = values.shape[axis]
             step = stage.stride_zyx[axis - 2] * self.spacing_mm_zyx[axis - 2]

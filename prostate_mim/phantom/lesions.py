@@ -100,9 +100,9 @@ def _describe(
     if label == 0:
         kind = "nodule" if zone == "TZ" else ("wedge" if rng.random() < 0.6 else "haemorrhage")
     if label == 1:
-        margin, texture = rng.uniform(1.4, 4.0), rng.uniform(0.02, 0.09)
+        margin, texture = rng.uniform(2.0, 4.5), rng.uniform(0.01, 0.06)
     else:
-        margin, texture = rng.uniform(0.6, 1.9), rng.uniform(0.05, 0.16)
+        margin, texture = rng.uniform(0.5, 1.4), rng.uniform(0.11, 0.22)
     if kind == "haemorrhage":
         texture += 0.05
     stretch: tuple[float, float, float] = (1.0, 1.0, 1.0)
