@@ -195,13 +195,12 @@ def predict(
             "--model is missing; name a classifier made by 'prostate-mim finetune' (its run folder will do)"
         )
     one_of(study, manifest)
-    classifier = LesionClassifier.from_pretrained(model)
     if manifest is not None:
-        rows = predict_manifest(classifier, manifest)
+        rows = predict_manifest(LesionClassifier.from_pretrained(model), manifest)
     else:
         volume = read_volume(str(study), spacing_mm_zyx=numbers(spacing, "--spacing") if spacing else None)
         place = numbers(position, "--position") if position else None
-        rows = [StudyPrediction("", "", classifier.predict(volume, place))]
+        rows = [StudyPrediction("", "", LesionClassifier.from_pretrained(model).predict(volume, place))]
     if as_json:
         values = [row.to_dict() for row in rows]
         show(values if manifest is not None else values[0], True)

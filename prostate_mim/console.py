@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from prostate_mim.errors import NotFoundError, ProstateMimError, ResourceError, UsageError
+from prostate_mim.errors import ProstateMimError, ResourceError, UsageError
 
 INTERRUPTED = 130
 
@@ -38,11 +38,9 @@ def numbers(text: str, option: str) -> tuple[float, float, float]:
 
 
 def one_of(study: Path | None, manifest: Path | None) -> None:
-    """Refuse both and neither, and a study that is not there."""
+    """Refuse both and neither."""
     if (study is None) == (manifest is None):
         raise UsageError("give either one study or --manifest, not both and not neither")
-    if study is not None and not study.exists():
-        raise NotFoundError(f"{study}: no such file or folder")
 
 
 def show(values: Any, as_json: bool) -> None:

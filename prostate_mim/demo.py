@@ -141,7 +141,8 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>prostate-mim demo</title>
 <style>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
-table {{ border-collapse: collapse; }} td, th {{ padding: .3rem .8rem; border-bottom: 1px solid #ccc; text-align: left; }}
+table {{ border-collapse: collapse; }}
+td, th {{ padding: .3rem .8rem; border-bottom: 1px solid #ccc; text-align: left; }}
 img {{ max-width: 100%; }} .note {{ color: #666; }} h1 {{ margin-bottom: 0; }}
 </style></head><body>
 <h1>prostate-mim demo</h1>

@@ -43,7 +43,7 @@ def resolve(name: str | Path) -> Path:
         raise NotFoundError(f"{text}: is a file; a model is a release folder, a bundled name or org/name@revision")
     if _HUB_NAME.fullmatch(text) and not text.startswith((".", "/")):
         return _from_hub(text)
-    near = difflib.get_close_matches(text, list_models(), n=1, cutoff=0.0)
+    near = difflib.get_close_matches(text, list_models(), n=1, cutoff=0.3)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise NotFoundError(f"model {text!r}: no such bundled name or folder{hint} (prostate-mim list shows the names)")
 

@@ -1,8 +1,4 @@
-"""MetaImage (.mha, .mhd), parsed strictly.
-
-SimpleITK is not asked: it accepts every bit-flipped compressed file (200 of 200 measured), and one flipped letter in
-the name of a header field makes it return garbage voxels. Exact length and zlib's checksum are verified here.
-"""
+"""MetaImage (.mha, .mhd): verified here (header, exact length, zlib's checksum), decoded by SimpleITK."""
 
 from __future__ import annotations
 
@@ -14,6 +10,7 @@ import numpy as np
 
 from prostate_mim.errors import VolumeError
 from prostate_mim.volume.checks import check_size
+from prostate_mim.volume.itk import read_verified
 from prostate_mim.volume.orient import RawImage
 from prostate_mim.volume.payload import ZLIB, exactly, inflated_chunks, raw_chunks
 
@@ -51,7 +48,7 @@ def read_meta(path: Path, name: str, max_voxels: int, *, alone: bool) -> RawImag
         alone: refuse voxels in a second file (a hash of this one would not cover them).
 
     Raises:
-        VolumeError: damaged, wrong length, no geometry, or a reference outside its folder.
+        VolumeError: damaged, wrong length, no geometry, a reference outside its folder, or read otherwise by SimpleITK.
     """
     fields, start = _fields(path, name)
     sizes, dtype = _layout(fields, name, max_voxels)
@@ -70,9 +67,11 @@ def read_meta(path: Path, name: str, max_voxels: int, *, alone: bool) -> RawImag
             raise VolumeError(f"{name}: CompressedDataSize is {stated[:20]} but {size} bytes follow; copy it again")
         chunks = inflated_chunks(stream, name, ZLIB) if packed else raw_chunks(stream)
         content = exactly(chunks, name, math.prod(sizes) * dtype.itemsize)
-    return RawImage(
-        np.frombuffer(content, dtype).reshape(sizes[::-1]), (i, j, k), (x, y, z), matrix.T, "TransformMatrix"
-    )
+    if packed and stated is None:
+        raise VolumeError(f"{name}: CompressedDataSize is missing and SimpleITK needs it; convert the file again")
+    voxels = np.frombuffer(content, dtype).reshape(sizes[::-1])
+    verified = RawImage(voxels, (i, j, k), (x, y, z), matrix.T, "TransformMatrix")
+    return read_verified(path, "MetaImageIO", verified, name)
 
 
 def _fields(path: Path, name: str) -> tuple[dict[str, str], int]:

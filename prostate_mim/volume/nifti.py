@@ -1,11 +1,16 @@
-"""NIfTI-1 and NIfTI-2, parsed strictly: exact length, one unambiguous geometry, verified gzip checksums."""
+"""NIfTI-1 and NIfTI-2: verified here (exact length, gzip checksums, one unambiguous geometry), decoded by nibabel."""
 
 from __future__ import annotations
 
+import logging
 import math
 import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +21,7 @@ from prostate_mim.volume.orient import RawImage
 from prostate_mim.volume.payload import GZIP, collect, inflated_chunks, raw_chunks
 
 FORM_TOLERANCE_MM = 0.1
+DECODED_TOLERANCE_MM = 1e-3
 SPACING_TOLERANCE = 1e-3
 _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 _REFUSED = {1: "bits", 32: "complex", 128: "RGB", 1536: "128-bit float", 1792: "complex", 2048: "complex", 2304: "RGBA"}
@@ -42,12 +48,14 @@ class NiftiHeader:
     """The fields that decide voxels and geometry, already checked for size and number type.
 
     Attributes:
+        version: of the standard, 1 or 2.
         sizes_ijk: voxel counts along the file's axes.
         dtype: number type on disk, with its byte order.
         offset: first byte of the voxels.
         values: every parsed field of the standard's names; scalars as 1-tuples.
     """
 
+    version: int
     sizes_ijk: tuple[int, int, int]
     dtype: np.dtype[np.generic]
     offset: int
@@ -88,7 +96,7 @@ def parse_header(data: bytes | bytearray, name: str, max_voxels: int) -> NiftiHe
         raise VolumeError(
             f"{name}: vox_offset is {offset}, allowed whole numbers of {first} to {_MAX_OFFSET}; header damaged"
         )
-    return NiftiHeader(sizes, dtype, int(offset), fields)
+    return NiftiHeader(1 if layout is _V1 else 2, sizes, dtype, int(offset), fields)
 
 
 def _sizes(dim: tuple[int, ...], name: str, max_voxels: int) -> tuple[int, int, int]:
@@ -121,8 +129,21 @@ def read_nifti(path: Path, name: str, max_voxels: int) -> RawImage:
     """Read ``.nii`` or ``.nii.gz`` to its last byte; voxels keep their type unless the header rescales (float32 then).
 
     Raises:
-        VolumeError: damaged, wrong length, ambiguous or missing geometry.
+        VolumeError: damaged, wrong length, ambiguous or missing geometry, or nibabel reads it otherwise.
     """
+    header, data = _content(path, name, max_voxels)
+    spacing, candidates, field = _frame(header, name)
+    voxels, matrix = _decode(header, data, name)
+    gap = min(_gap(matrix, candidate, header.sizes_ijk) for candidate in candidates)
+    if not gap <= DECODED_TOLERANCE_MM:
+        raise VolumeError(f"{name}: nibabel's affine is {gap:.3g} mm off the header's {field}; convert it again")
+    affine = _TO_LPS @ matrix
+    x, y, z = (float(value) for value in affine[:, 3])
+    return RawImage(voxels, spacing, (x, y, z), affine[:, :3] / np.asarray(spacing), field)
+
+
+def _content(path: Path, name: str, max_voxels: int) -> tuple[NiftiHeader, bytearray]:
+    """The checked header, and every byte of the (decompressed) file."""
     found: list[NiftiHeader] = []
 
     def declare(data: bytearray) -> int | None:
@@ -141,30 +162,60 @@ def read_nifti(path: Path, name: str, max_voxels: int) -> RawImage:
                 f"{name}: the content is {state} but the name says otherwise; rename it (.nii or .nii.gz)"
             )
         data = collect(inflated_chunks(stream, name, GZIP) if zipped else raw_chunks(stream), name, declare)
-    header = found[0]
-    spacing, origin, direction, field = _frame(header, name)
-    voxels = np.frombuffer(data, header.dtype, math.prod(header.sizes_ijk), header.offset).reshape(
-        header.sizes_ijk[::-1]
-    )
-    return RawImage(_rescaled(voxels, header, name), spacing, origin, direction, field)
+    return found[0], data
 
 
-def _rescaled(voxels: Array, header: NiftiHeader, name: str) -> Array:
+def _decode(header: NiftiHeader, data: bytearray, name: str) -> tuple[Array, FloatArray]:
+    """Voxels (k, j, i) and the (3, 4) RAS matrix, by nibabel, from the verified bytes; layout and scale must agree."""
+    import nibabel
+
+    stated = (header.sizes_ijk, header.dtype, header.offset, *_scale(header, name))
+    with _quiet():
+        image = (nibabel.Nifti1Image if header.version == 1 else nibabel.Nifti2Image).from_bytes(data)
+        proxy: Any = image.dataobj
+        sizes = (*image.shape, 1)[:3]
+        found = (sizes, image.get_data_dtype(), proxy.offset, float(proxy.slope), float(proxy.inter))
+        if found != stated:
+            raise VolumeError(
+                f"{name}: nibabel reads (sizes, type, offset, slope, intercept) {found}, the header says {stated};"
+                " convert it again"
+            )
+        voxels: Array = np.asarray(proxy).T.reshape(header.sizes_ijk[::-1])
+        if stated[3:] != (1.0, 0.0):
+            voxels = voxels.astype(np.float32)
+    return voxels, np.asarray(image.affine[:3], float)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep nibabel's remarks off standard error; infinite and NaN voxels are refused later."""
+    logger = logging.getLogger("nibabel.global")
+    before, logger.disabled = logger.disabled, True
+    try:
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = before
+
+
+def _scale(header: NiftiHeader, name: str) -> tuple[float, float]:
+    """Slope and intercept, (1, 0) where the header says there is none."""
     slope, inter = header.values["scl_slope"][0], header.values["scl_inter"][0]
-    if slope == 0 or math.isnan(slope) or (slope == 1 and inter == 0):
-        return voxels
+    if slope == 0 or math.isnan(slope):
+        return 1.0, 0.0
     if not (1e-12 < slope < 1e12 and abs(inter) < 1e12):
         raise VolumeError(
             f"{name}: scl_slope {slope:g} and scl_inter {inter:g}, allowed 1e-12 < slope < 1e12 and |inter| < 1e12"
         )
-    with np.errstate(all="ignore"):  # infinite and NaN voxels are refused later
-        return (voxels.astype(np.float64) * slope + inter).astype(np.float32)
+    return slope, inter
 
 
-def _frame(
-    header: NiftiHeader, name: str
-) -> tuple[tuple[float, float, float], tuple[float, float, float], FloatArray, str]:
-    """Spacing (i, j, k), origin and direction (LPS) from the sform, else the qform; where both are set they agree."""
+def _frame(header: NiftiHeader, name: str) -> tuple[tuple[float, float, float], list[FloatArray], str]:
+    """Spacing (i, j, k) and the (3, 4) RAS matrix of the sform, else those of the qform; where both are set they agree.
+
+    Several matrices are those within rounding of one another; the last is the name of the form.
+    """
     values = header.values
     codes = {form: int(values[form + "_code"][0]) for form in ("sform", "qform")}
     for form, code in codes.items():
@@ -178,16 +229,14 @@ def _frame(
             f"{name}: sform_code and qform_code are both 0, so orientation is unknown; convert from DICOM again"
         )
     qforms = _qforms(values, name) if codes["qform"] else []
-    field, matrix = ("sform", _sform(values, name)) if codes["sform"] else ("qform", qforms[0])
-    affine = _TO_LPS @ matrix
-    spacing = _spacing(np.linalg.norm(affine[:, :3], axis=0), values["pixdim"][1:4], field, name)
-    gap = min((_gap(matrix, qform, header.sizes_ijk) for qform in qforms), default=0.0)
+    field, candidates = ("sform", [_sform(values, name)]) if codes["sform"] else ("qform", qforms)
+    spacing = _spacing(np.linalg.norm(candidates[0][:, :3], axis=0), values["pixdim"][1:4], field, name)
+    gap = min((_gap(candidates[0], qform, header.sizes_ijk) for qform in qforms), default=0.0)
     if not gap <= FORM_TOLERANCE_MM:
         raise VolumeError(
             f"{name}: sform and qform disagree by {gap:.3g} mm, at most {FORM_TOLERANCE_MM:g} allowed; correct it"
         )
-    x, y, z = (float(value) for value in affine[:, 3])
-    return spacing, (x, y, z), affine[:, :3] / np.asarray(spacing), field
+    return spacing, candidates, field
 
 
 def _sform(values: dict[str, tuple[float, ...]], name: str) -> FloatArray:

@@ -1,4 +1,4 @@
-"""NRRD (.nrrd), raw or gzip, parsed strictly: exact length, verified checksum, geometry stated."""
+"""NRRD (.nrrd), raw or gzip: verified here (header, exact length, checksum), decoded by SimpleITK."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from prostate_mim.errors import VolumeError
 from prostate_mim.volume.checks import check_size
 from prostate_mim.volume.geometry import FloatArray
+from prostate_mim.volume.itk import read_verified
 from prostate_mim.volume.metaimage import MAX_HEADER, header_line, numbers, sibling, whole_numbers
 from prostate_mim.volume.orient import RawImage
 from prostate_mim.volume.payload import GZIP, exactly, inflated_chunks, raw_chunks
@@ -40,7 +41,8 @@ def read_nrrd(path: Path, name: str, max_voxels: int, *, alone: bool) -> RawImag
     """Read ``.nrrd`` to its last byte; the arguments are those of ``read_meta``.
 
     Raises:
-        VolumeError: damaged, wrong length, no geometry, unsupported encoding, or a reference outside its folder.
+        VolumeError: damaged, wrong length, no geometry, unsupported encoding, a reference outside its folder, or read
+            otherwise by SimpleITK.
     """
     fields, start = _fields(path, name)
     sizes, dtype = _layout(fields, name, max_voxels)
@@ -52,7 +54,9 @@ def read_nrrd(path: Path, name: str, max_voxels: int, *, alone: bool) -> RawImag
         stream.seek(start if detached is None else 0)
         chunks = inflated_chunks(stream, name, GZIP) if packed else raw_chunks(stream)
         content = exactly(chunks, name, math.prod(sizes) * dtype.itemsize)
-    return RawImage(np.frombuffer(content, dtype).reshape(sizes[::-1]), spacing, origin, direction, "space directions")
+    voxels = np.frombuffer(content, dtype).reshape(sizes[::-1])
+    verified = RawImage(voxels, spacing, origin, direction, "space directions")
+    return read_verified(path, "NrrdImageIO", verified, name)
 
 
 def _fields(path: Path, name: str) -> tuple[dict[str, str], int]:

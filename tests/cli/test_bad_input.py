@@ -85,7 +85,7 @@ def test_encoder_where_a_classifier_is_needed(run, small_encoder: Path, cohort: 
 def test_missing_files(run, small_encoder: Path, tmp_path: Path) -> None:
     """A manifest, a study or a verify target that is not there is exit code 3."""
     refused(finetune(run, tmp_path / "no.csv", small_encoder, tmp_path / "run"), 3, "no such manifest")
-    refused(run("predict", tmp_path / "no.nii.gz", "--model", small_encoder), 3, "no such file")
+    refused(run("predict", tmp_path / "no.nii.gz", "--model", small_encoder), 3, "no.nii.gz")
     refused(run("verify", tmp_path / "no.onnx"), 3, "no.onnx")
 
 
@@ -140,7 +140,8 @@ def test_full_disk_leaves_nothing_behind(cohort: Path, tmp_path: Path) -> None:
 
     command = [
         sys.executable, "-m", "prostate_mim.cli", "pretrain", "--manifest", str(cohort.parent / "studies.csv"), "--out",
-        str(tmp_path / "run"), "--steps", "2", "--batch", "1", "--size", "8 32 32", "--mask-ratio", "0.5", "--device", "cpu",
+        str(tmp_path / "run"), "--steps", "2", "--batch", "1", "--size", "8 32 32", "--mask-ratio", "0.5",
+        "--device", "cpu",
     ]  # fmt: skip
     done = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True)
     assert done.returncode == 7, done.stderr

@@ -299,6 +299,21 @@ def test_spoilt_mha_headers(make_volume, tmp_path, old, new):
     refused(path)
 
 
+def test_extensions_nibabel_refuses(tmp_path, capfd):
+    """Bytes between header and voxels are nibabel's to judge: an empty extension passes in silence, a cut one fails."""
+    data = bytearray(save(tmp_path / "v.nii").read_bytes())
+    for start, size in ((370, 17), (368, 1 << 20), (368, -5), (368, 0)):
+        head = np.frombuffer(bytes(data[:352]), nib.Nifti1Header.template_dtype, 1).copy()
+        head["vox_offset"] = start
+        extension = b"\1\0\0\0" + np.array([size, 6], "<i4").tobytes() + bytes(start - 360)
+        (tmp_path / "v.nii").write_bytes(head.tobytes()[:348] + extension + data[352:])
+        if size == 17:
+            np.testing.assert_array_equal(read_volume(tmp_path / "v.nii").voxels, VOXELS.transpose(2, 1, 0))
+        else:
+            refused(tmp_path / "v.nii", "HeaderDataError", "extension content")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_nothing_on_standard_error(make_volume, tmp_path, capfd):
     """Reading good and bad files prints nothing."""
     write_volume(make_volume(), tmp_path / "v.mha")
@@ -307,3 +322,51 @@ def test_nothing_on_standard_error(make_volume, tmp_path, capfd):
     (tmp_path / "v.mha").write_bytes(data[:-5])
     refused(tmp_path / "v.mha")
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("suffix", "library"), [(".nii", "nibabel"), (".mha", "SimpleITK")])
+def test_libraries_decode(make_volume, tmp_path, suffix, library):
+    """In a process of its own, reading a file loads the library that decodes its format, and only that one."""
+    write_volume(make_volume(), tmp_path / f"v{suffix}")
+    code = "import sys; from prostate_mim.volume import read_volume; read_volume(sys.argv[1]);"
+    code += "print(*{'nibabel', 'SimpleITK'} & set(sys.modules))"
+    command = [sys.executable, "-c", code, str(tmp_path / f"v{suffix}")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == [library]
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        (b"", ""), (b"Offset: 5 5 5 = 0\n", "origin"), (b"ElementSpacing: 1 1 4 = 0\n", "spacing"),
+        (b"TransformMatrix: 0 1 0 1 0 0 0 0 1 = 0\n", "direction"), (b"BinaryDataByteOrderMSB: True =\n", "voxels"),
+        (b"DimSize: 7 9 5 =\n", "size"), (b"DimSize: 90000 90000 90000 =\n", "size"),
+        (b"ElementType: MET_USHORT = 0\n", "SimpleITK"),
+    ],
+)  # fmt: skip
+def test_header_that_simpleitk_reads_otherwise(make_volume, tmp_path, line, word):
+    """To ITK a colon ends a field's name, to us it belongs to it: where the two read other values, none is taken."""
+    path = tmp_path / "v.mha"
+    write_volume(make_volume(), path)
+    path.write_bytes(path.read_bytes().replace(b"ElementDataFile", line + b"ElementDataFile", 1))
+    if line:
+        refused(path, "SimpleITK", word)
+    else:
+        np.testing.assert_array_equal(read_volume(path).voxels, make_volume().voxels)
+
+
+@pytest.mark.parametrize("suffix", [".mha", ".nrrd"])
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"])
+def test_every_number_type_by_simpleitk(make_volume, tmp_path, suffix, dtype):
+    """Each number type is read bit for bit, compressed or not; NaN reaches our own refusal."""
+    voxels = make_volume(dtype=dtype).voxels
+    image = sitk.GetImageFromArray(voxels)
+    image.SetSpacing((0.6, 0.5, 3.0))
+    for compress in (True, False):
+        sitk.WriteImage(image, str(tmp_path / f"v{suffix}"), useCompression=compress)
+        found = read_volume(tmp_path / f"v{suffix}").voxels
+        assert found.dtype == voxels.dtype
+        np.testing.assert_array_equal(found, voxels)
+    if voxels.dtype.kind == "f":
+        image.SetPixel(0, 0, 0, float("nan"))
+        sitk.WriteImage(image, str(tmp_path / f"v{suffix}"))
+        refused(tmp_path / f"v{suffix}", "NaN")

@@ -1,0 +1,61 @@
+"""CentrePool: weights in mm, numbers one can check by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from prostate_mim.nets.encoder import StageInfo
+from prostate_mim.nets.pooling import CentrePool
+
+STAGES = (StageInfo(2, (1, 2, 2)), StageInfo(3, (1, 4, 4)), StageInfo(5, (2, 8, 8)), StageInfo(7, (4, 16, 16)))
+SPACING = (3.0, 0.5, 0.5)
+
+
+def features(value: float = 0.0, size: tuple[int, int, int] = (8, 32, 32)) -> list[torch.Tensor]:
+    shapes = [[n // s for n, s in zip(size, stage.stride_zyx, strict=True)] for stage in STAGES]
+    return [torch.full((2, stage.channels, *shape), value) for stage, shape in zip(STAGES, shapes, strict=True)]
+
+
+def test_constant_features_pool_to_themselves() -> None:
+    """Weights sum to one at every crop size; a constant has (almost) no deviation."""
+    pool = CentrePool(STAGES, SPACING)
+    for size in ((8, 32, 32), (12, 48, 80)):
+        vector = pool(features(2.5, size))
+        assert vector.shape == (2, pool.channels) == (2, 3 + 5 + 7 + 3 + 5)
+        assert torch.allclose(vector[:, :15], torch.tensor(2.5))
+        assert torch.allclose(vector[:, 15:], torch.tensor(math.sqrt(1e-5)))
+
+
+def test_weight_falls_as_a_gaussian_in_mm() -> None:
+    """Two cells of the middle stage, 2 mm apart along x: their weights differ as a Gaussian of 5 mm says."""
+    pool = CentrePool(STAGES, SPACING)
+    seen = []
+    for x in (4, 5):  # of 8 cells of 2 mm: 1 mm and 3 mm from the centre
+        values = features()
+        values[1][:, 0, 4, 4, x] = 1
+        seen.append(float(pool(values)[0, 0]))
+    assert seen[1] / seen[0] == pytest.approx(math.exp(-0.5 * (3**2 - 1**2) / 5**2), rel=1e-5)
+
+
+def test_deviation_by_hand() -> None:
+    """Features that are +1 left and -1 right of the centre have mean 0 and deviation 1."""
+    values = features()
+    values[1][..., :4] = 1
+    values[1][..., 4:] = -1
+    vector = CentrePool(STAGES, SPACING)(values)
+    assert torch.allclose(vector[:, :3], torch.zeros(2, 3), atol=1e-6)
+    assert torch.allclose(vector[:, 15:18], torch.ones(2, 3), atol=1e-4)
+
+
+def test_gradient_of_constant_features_is_finite() -> None:
+    """The root of a zero variance must not poison training (a plain square root would give NaN)."""
+    values = [stage.requires_grad_() for stage in features(1.0)]
+    CentrePool(STAGES, SPACING)(values).sum().backward()
+    assert all(torch.isfinite(stage.grad).all() for stage in values[1:])
+    zero = torch.zeros(1, requires_grad=True)  # negative control
+    zero.square().sqrt().sum().backward()
+    assert zero.grad is not None
+    assert torch.isnan(zero.grad).all()

@@ -1,0 +1,64 @@
+"""What the README says is true: commands exist, names import, files it shows are there."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import typer.main
+
+import prostate_mim
+from prostate_mim.cli import app
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "README.md").read_text()
+PAGES = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "export/README.md", "hub_cards/resenc-s.mim-t2w/README.md"]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.S)
+
+
+def test_commands_and_options_exist() -> None:
+    """Every ``prostate-mim`` line names a command and options that it has."""
+    commands = typer.main.get_command(app).commands
+    lines = [line.split("#")[0] for block in blocks("bash") for line in block.splitlines() if "prostate-mim " in line]
+    lines = [line.split() for line in lines if line.startswith("prostate-mim ")]
+    assert len(lines) >= 7
+    for _, name, *rest in lines:
+        options = {option for parameter in commands[name].params for option in parameter.opts}
+        assert {word for word in rest if word.startswith("--")} <= options, name
+
+
+def test_make_targets_exist() -> None:
+    """The two commands, and the others that pages mention, are targets of the Makefile."""
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    used = {t for page in PAGES for t in re.findall(r"(?:`|^ *)make ([a-z]+)", (ROOT / page).read_text(), re.M)}
+    assert {"demo", "test"} <= used <= targets
+
+
+def test_python_examples_name_real_things() -> None:
+    """Imports of the README's Python work, and the code parses."""
+    for block in blocks("python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom):
+                for alias in node.names:
+                    assert getattr(prostate_mim, alias.name) is not None
+
+
+def test_public_names_are_all_there() -> None:
+    """Every name of ``__all__`` resolves, and functions are functions even after their modules were imported."""
+    from prostate_mim import finetuning, pretraining
+
+    assert all(getattr(prostate_mim, name) is not None for name in prostate_mim.__all__)
+    assert prostate_mim.finetune is finetuning.finetune
+    assert prostate_mim.pretrain is pretraining.pretrain
+
+
+def test_links_and_pictures_exist() -> None:
+    """Relative links of every page lead to files."""
+    for page in PAGES:
+        folder = (ROOT / page).parent
+        for link in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text()):
+            assert (folder / link).exists(), f"{page}: {link}"
