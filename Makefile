@@ -23,7 +23,7 @@ demo: $(STAMP)  ## phantoms -> bundled encoder -> classifier -> ONNX -> demo-out
 	$(BIN)/prostate-mim demo --out demo-out
 
 test: $(STAMP)  ## the whole test suite (set PROSTATE_MIM_REAL_DATA for the tests on real volumes)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)  ## ruff
 	$(BIN)/ruff check .

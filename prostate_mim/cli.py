@@ -264,7 +264,7 @@ def verify(
 @app.command()
 def demo(
     out: Out = Path("demo-out"),
-    studies: Annotated[int, typer.Option(min=20, help="Phantom studies.")] = 80,
+    studies: Annotated[int, typer.Option(min=20, help="Phantom studies.")] = 200,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:

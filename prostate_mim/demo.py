@@ -28,7 +28,7 @@ from prostate_mim.reconstruction import load_mim, reconstruct
 from prostate_mim.studies import open_all
 
 SIZE_ZYX = (8, 48, 48)
-CONFIG = FinetuneConfig(mode="full", folds=3, epochs=3, loop=LoopConfig(batch=8, learning_rate=2e-4, warmup=10))
+CONFIG = FinetuneConfig(mode="full", folds=3, epochs=2, loop=LoopConfig(batch=8, learning_rate=2e-4, warmup=10))
 ONNX_TOLERANCE = 1e-5
 _CHECKED = 5
 
@@ -39,7 +39,7 @@ class _Arm:
     run: FinetuneRun
 
 
-def run_demo(out: str | Path, studies: int = 80, seed: int = 0) -> dict[str, str | float | None]:
+def run_demo(out: str | Path, studies: int = 200, seed: int = 0) -> dict[str, str | float | None]:
     """Phantoms -> bundled encoder -> classifier, beside the same network from scratch -> ONNX -> report.
 
     Args:
@@ -60,10 +60,8 @@ def run_demo(out: str | Path, studies: int = 80, seed: int = 0) -> dict[str, str
     make_folder(folder)
     manifest = _make_phantoms(folder / "phantoms", studies, seed)
     arms = [
-        _train(
-            PreMIM.from_pretrained(BUNDLED_DEFAULT), f"pretrained ({BUNDLED_DEFAULT})", manifest, folder / "a", seed
-        ),
-        _train(_from_scratch(seed), "from scratch", manifest, folder / "b", seed),
+        _train(PreMIM.from_pretrained(BUNDLED_DEFAULT), "pretrained", manifest, folder / "pretrained", seed),
+        _train(_from_scratch(seed), "from scratch", manifest, folder / "scratch", seed),
     ]
     difference = _compare_onnx(arms[0].run.release, manifest, folder / "classifier.onnx")
     page = _write_report(folder, arms, manifest, difference, studies, seed)
