@@ -81,9 +81,11 @@ def body(work: Path, errors: str, hours: float, hardware: str) -> str:
 
 {counts["real/pretrain.csv"]} real T2w volumes (34 PROMISE12, 9 PROSTATEx series of 8 patients, 1 Prostate158) and
 {counts["phantoms/studies.csv"]} phantoms; {crops:,} random crops in {len(metrics)} steps of 12; {hours:.1f} hours on
-{hardware}, bfloat16. The last 100 steps had a mean training loss of {last:.3f}. That is very little data and very
-little training: expect a first version, not a foundation model. PROMISE12 as used here is in-plane 2x downsampled and
-has no spacing; values were **assumed** per centre (`tests/real/make_manifests.py`).
+{hardware}, bfloat16.
+The last 100 steps had a mean training loss of {last:.3f}. That is very little data and very little training: expect a
+first version, not a foundation model. PROMISE12 as used here is in-plane 2x downsampled and has no spacing; values
+were **assumed** per centre (`tests/real/make_manifests.py`). The phantoms came from the generator as it was before its
+two lesion classes were drawn further apart, so `hub_cards/make_bundled.py` run today trains on slightly other ones.
 
 Never seen: the volumes and patients listed in `hub_cards/heldout.json` (6 PROMISE12 cases, PROSTATEx 0002 and 0009, and
 31 patients of the lesion crops). PROSTATEx patients are also PI-CAI patients: do not call a test on either external.
@@ -100,8 +102,8 @@ moved to the true mean of each block, the one thing the network's target spares 
 
 ![A phantom, its visible blocks, and the reconstruction](reconstruction.png)
 
-The picture shows a phantom. Lesion classification with these weights is not claimed to be better than training from
-scratch; `prostate-mim demo` shows one comparison on phantoms, with its interval.
+The picture shows a phantom. Nothing is claimed here about lesion classification on patients: that study is not done.
+`prostate-mim demo` compares these weights with training from scratch on phantoms, with intervals.
 """
 
 
