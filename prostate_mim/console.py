@@ -67,7 +67,7 @@ def run_app(app: Callable[[], object]) -> None:
         _fail(f"out of memory; use a smaller --batch or --size ({ResourceError.__name__})", ResourceError.exit_code)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # typer has already swallowed the KeyboardInterrupt
-            _fail("interrupted; a training run goes on with --resume", INTERRUPTED)
+            _fail("interrupted; no file is half-written, and a training run goes on with --resume", INTERRUPTED)
         raise
 
 

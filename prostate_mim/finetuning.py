@@ -107,6 +107,7 @@ def finetune(
         TrainingError: a loss is not finite.
     """
     config = config or FinetuneConfig()
+    pick_device(config.loop.device)  # refuse it before an hour of reading
     listed = read_manifest(manifest, labels=True)
     folds = assign_folds(listed, config.folds, config.loop.seed)
     run = prepare_run(out, resume)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from prostate_mim.encoder import PreMIM
 from prostate_mim.engine.augment import Augmentation
 from prostate_mim.engine.data import DrawDataset, Region, make_regions
-from prostate_mim.engine.loop import Batch, LoopConfig, train
+from prostate_mim.engine.loop import Batch, LoopConfig, pick_device, train
 from prostate_mim.engine.seeding import derive_seed, torch_generator
 from prostate_mim.engine.tracker import progress_bar
 from prostate_mim.errors import UsageError
@@ -68,6 +68,7 @@ def pretrain(
         UsageError: the configuration, or ``out`` cannot be written or holds a finished run.
     """
     config = config or PretrainConfig()
+    pick_device(config.loop.device)  # refuse it before an hour of reading
     listed = read_manifest(manifest)
     run = prepare_run(out, resume)
     torch.manual_seed(derive_seed(config.loop.seed, "weights"))

@@ -114,6 +114,8 @@ def test_wrong_options(run, small_encoder: Path, cohort: Path, tmp_path: Path) -
     refused(run(*base, "--block-mm", "12 8"), 2, "--block-mm", "three numbers")
     refused(run(*base, "--block-mm", "12 6 8"), 2, "12 voxels", "stride 16")
     refused(run(*base, "--mask-ratio", "1"), 2, "mask ratio")
+    refused(run(*base, "--device", "tpu"), 2, "device 'tpu'")
+    refused(run(*base, "--precision", "fp8"), 2, "fp8")
     refused(run(*base, "--architecture", "resenc-z"), 3, "resenc-s")
     refused(run("export", small_encoder), 2, "--onnx")
     refused(run("embed", "--manifest", studies, "--out", tmp_path / "E.npz", "--model", "nobody"), 3, "nobody")
