@@ -131,7 +131,8 @@ def prepare_run(out: str | Path, resume: bool) -> Path:
     run = make_folder(out)
     if (run / "release").exists():
         raise UsageError(f"{run}: this run is finished (it has release/); choose a new --out")
-    if not resume and ((run / "metrics.jsonl").exists() or any(run.glob("checkpoint-*"))):
+    begun = any(any(run.glob(pattern)) for pattern in ("metrics.jsonl", "checkpoint-*", "*/metrics.jsonl"))
+    if begun and not resume:
         raise UsageError(f"{run}: holds a run already; go on with --resume, or choose a new --out")
     return run
 
