@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prostate_mim.errors import IntegrityError, NotFoundError, UsageError
+from prostate_mim.errors import IntegrityError, NotFoundError, ResourceError, UsageError
 from prostate_mim.files import explain_os_error, make_folder, sha256_of, write_bytes, write_text
 from prostate_mim.spec import InputSpec
 
@@ -97,6 +97,8 @@ def write_release(
         if final.exists():
             final.rmdir()
         temporary.rename(final)
+    except (ResourceError, UsageError) as error:  # it names the temporary folder, which nobody asked for
+        raise type(error)(str(error).replace(temporary.name, final.name)) from error
     except OSError as error:
         raise explain_os_error(error, final) from error
     finally:
