@@ -155,7 +155,7 @@ def _step(
 ) -> dict[str, float]:
     rate = warmup_cosine(step, peak=config.learning_rate, warmup=config.warmup, total=config.steps)
     for group in optimizer.param_groups:
-        group["lr"] = rate * group.get("lr_scale", 1.0)
+        group["lr"] = rate
     with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         loss, values = loss_function(model, batch, step)
     _finite(loss, "loss", batch, step)
