@@ -122,7 +122,8 @@ def _inputs(mim: MimRelease, crop: Crop, seed: int) -> tuple[Tensor, Tensor, Ten
 
 def _baseline_errors(model: MaskedImageModel, voxels: Tensor, guess: Tensor, counted: Tensor) -> tuple[float, ...]:
     """Summed squared errors over counted voxels: block mean, interpolation, interpolation with the true mean."""
-    from prostate_mim.mim.targets import block_moments, to_blocks
+    from prostate_mim.mim.layout import to_blocks
+    from prostate_mim.mim.targets import block_moments
 
     block = model.grid.block_zyx
     truth, filled = to_blocks(voxels, block), to_blocks(guess, block)

@@ -21,7 +21,7 @@ LONGEST_MODULE = 330
 # A module imports only from those before it; within a subpackage, freely.
 ORDER = (
     "errors", "_version", "files", "spec", "volume", "preprocess", "manifest", "studies", "folds", "phantom",
-    "datasets", "nets", "mim", "metrics", "hub", "deploy", "encoder", "classifier", "engine", "pretraining",
+    "datasets", "nets", "masked", "mim", "metrics", "hub", "deploy", "encoder", "classifier", "engine", "pretraining",
     "finetuning", "reconstruction", "prediction", "pictures", "demo", "console", "cli",
 )  # fmt: skip
 # file -> modules it may import from above itself, inside a function or for types only.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from prostate_mim.mim.masking import BlockGrid, expand_blocks, random_hidden_blocks
+from prostate_mim.mim.blocks import BlockGrid, expand_blocks
 from prostate_mim.mim.model import MaskedImageModel, MimOutput
+from prostate_mim.mim.strategies import random_hidden_blocks
 
 __all__ = ["BlockGrid", "MaskedImageModel", "MimOutput", "expand_blocks", "random_hidden_blocks"]

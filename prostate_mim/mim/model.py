@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from prostate_mim.mim.masking import BlockGrid, expand_blocks
-from prostate_mim.mim.targets import block_moments, from_blocks, to_blocks
-from prostate_mim.nets.decoder import LightDecoder
+from prostate_mim.mim.blocks import BlockGrid, expand_blocks
+from prostate_mim.mim.decoders import TopDownDecoder
+from prostate_mim.mim.layout import from_blocks, to_blocks
+from prostate_mim.mim.targets import block_moments
 from prostate_mim.nets.encoder import Encoder
 
 
@@ -51,7 +52,7 @@ class MaskedImageModel(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.grid = grid
-        self.decoder = LightDecoder(encoder.stage_info)
+        self.decoder = TopDownDecoder(encoder.stage_info)
 
     def forward(self, voxels: Tensor, hidden_blocks: Tensor, inside: Tensor) -> MimOutput:
         """One pass.

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prostate_mim.errors import UsageError
-from prostate_mim.mim.masking import BlockGrid, expand_blocks, random_hidden_blocks
+from prostate_mim.mim import BlockGrid, expand_blocks, random_hidden_blocks
 
 SPACING = (3.0, 0.5, 0.5)
 SIZE = (16, 96, 96)

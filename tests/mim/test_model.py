@@ -9,9 +9,9 @@ from torch import nn
 
 from prostate_mim.errors import NotFoundError
 from prostate_mim.mim import BlockGrid, MaskedImageModel, expand_blocks, random_hidden_blocks
-from prostate_mim.mim.targets import VARIANCE_FLOOR, block_moments, from_blocks, to_blocks
+from prostate_mim.mim.layout import cells_to_voxels, from_blocks, repeat_cells, to_blocks
+from prostate_mim.mim.targets.voxels import VARIANCE_FLOOR, block_moments
 from prostate_mim.nets import ARCHITECTURES, build_encoder
-from prostate_mim.nets.decoder import cells_to_voxels, repeat_cells
 
 SIZE = (8, 64, 64)
 GRID = BlockGrid((4, 16, 16), (2, 4, 4))

@@ -13,13 +13,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from prostate_mim.mim.layout import Triple, cells_to_voxels, repeat_cells
 from prostate_mim.nets.encoder import StageInfo
 
-Triple = tuple[int, int, int]
 LEVELS = 3
 
 
-class LightDecoder(nn.Module):
+class TopDownDecoder(nn.Module):
     """The coarsest stages -> voxels.
 
     Args:
@@ -58,19 +58,3 @@ def _block(width: int, level: StageInfo) -> nn.Sequential:
 def _ratio(coarse: StageInfo, fine: StageInfo) -> Triple:
     z, y, x = (a // b for a, b in zip(coarse.stride_zyx, fine.stride_zyx, strict=True))
     return z, y, x
-
-
-def repeat_cells(values: Tensor, factor_zyx: Triple) -> Tensor:
-    """(N, C, d, h, w) -> (N, C, d*z, h*y, w*x), each cell repeated; deterministic on every device."""
-    n, c, d, h, w = values.shape
-    z, y, x = factor_zyx
-    grown = values[:, :, :, None, :, None, :, None].expand(n, c, d, z, h, y, w, x)
-    return grown.reshape(n, c, d * z, h * y, w * x)
-
-
-def cells_to_voxels(cells: Tensor, stride_zyx: Triple) -> Tensor:
-    """(N, z*y*x, d, h, w) -> (N, 1, d*z, h*y, w*x): each cell's channels become its voxels, in (z, y, x) order."""
-    n, _, d, h, w = cells.shape
-    z, y, x = stride_zyx
-    split = cells.reshape(n, z, y, x, d, h, w)
-    return split.permute(0, 4, 1, 5, 2, 6, 3).reshape(n, 1, d * z, h * y, w * x)

@@ -1,0 +1,1 @@
+"""Masked operators: a 3D CNN that sees visible voxels only, exactly."""

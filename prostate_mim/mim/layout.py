@@ -1,0 +1,39 @@
+"""Between voxels, blocks and cells of the coarsest stage: reshapes only, deterministic on every device."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+Triple = tuple[int, int, int]
+
+
+def repeat_cells(values: Tensor, factor_zyx: Triple) -> Tensor:
+    """(N, C, d, h, w) -> (N, C, d*z, h*y, w*x), each cell repeated; deterministic on every device."""
+    n, c, d, h, w = values.shape
+    z, y, x = factor_zyx
+    grown = values[:, :, :, None, :, None, :, None].expand(n, c, d, z, h, y, w, x)
+    return grown.reshape(n, c, d * z, h * y, w * x)
+
+
+def cells_to_voxels(cells: Tensor, stride_zyx: Triple) -> Tensor:
+    """(N, z*y*x, d, h, w) -> (N, 1, d*z, h*y, w*x): each cell's channels become its voxels, in (z, y, x) order."""
+    n, _, d, h, w = cells.shape
+    z, y, x = stride_zyx
+    split = cells.reshape(n, z, y, x, d, h, w)
+    return split.permute(0, 4, 1, 5, 2, 6, 3).reshape(n, 1, d * z, h * y, w * x)
+
+
+def to_blocks(voxels: Tensor, block_zyx: Triple) -> Tensor:
+    """(N, 1, D, H, W) -> (N, blocks, voxels per block), blocks and voxels both in (z, y, x) order."""
+    n, _, d, h, w = voxels.shape
+    z, y, x = block_zyx
+    split = voxels.reshape(n, d // z, z, h // y, y, w // x, x).permute(0, 1, 3, 5, 2, 4, 6)
+    return split.reshape(n, (d // z) * (h // y) * (w // x), z * y * x)
+
+
+def from_blocks(blocks: Tensor, block_zyx: Triple, grid_zyx: Triple) -> Tensor:
+    """The inverse of ``to_blocks``."""
+    n = blocks.shape[0]
+    (z, y, x), (gz, gy, gx) = block_zyx, grid_zyx
+    split = blocks.reshape(n, gz, gy, gx, z, y, x).permute(0, 1, 4, 2, 5, 3, 6)
+    return split.reshape(n, 1, gz * z, gy * y, gx * x)
