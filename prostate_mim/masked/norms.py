@@ -1,0 +1,217 @@
+"""Normalisation with the moments of visible positions only: two passes, so that bfloat16 and large means are safe.
+
+Samples with nothing visible contribute nothing and come out empty; a single visible position has variance 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, distributed, nn
+
+from prostate_mim.masked.context import Level
+from prostate_mim.masked.features import DenseFeatures, MaskedFeatures, RowFeatures
+
+AnyBatchNorm = nn.BatchNorm3d | nn.SyncBatchNorm
+
+
+def group_norm(module: nn.GroupNorm, features: MaskedFeatures) -> MaskedFeatures:
+    """Moments per sample and group of channels, over that sample's visible positions (Wu & He 2018, eq. 2)."""
+    return _per_sample(features, module.num_groups, module.weight, module.bias, module.eps)
+
+
+def instance_norm(module: nn.InstanceNorm3d, features: MaskedFeatures) -> MaskedFeatures:
+    """Moments per sample and channel. Running moments, where kept, are means over samples that have any positions."""
+    if module.running_mean is None:
+        return _per_sample(features, features.channels, module.weight, module.bias, module.eps)
+    if not module.training:
+        return _affine_of(features, module.running_mean, module.running_var, module)
+    with torch.no_grad():
+        mean, variance, count = sample_moments(features)
+        known = count[:, 0] > 0
+        if known.any():
+            unbiased = variance * (count / (count - 1).clamp(min=1))
+            _move(module, mean[known].mean(0), unbiased[known].mean(0))
+    return _per_sample(features, features.channels, module.weight, module.bias, module.eps)
+
+
+def batch_norm(module: AnyBatchNorm, features: MaskedFeatures) -> MaskedFeatures:
+    """Moments per channel over the visible positions of the batch; of all ranks where the module is synchronised.
+
+    Running moments follow, the variance with n / (n - 1) as in Ioffe & Szegedy 2015, section 3.1.
+    """
+    if not module.training and module.running_mean is not None:
+        return _affine_of(features, module.running_mean, module.running_var, module)
+    group = _ranks(module)
+    if isinstance(features, RowFeatures) and group is None and features.level.rows > 1:
+        return features.with_values(_native_batch_norm(module, features.values))
+    mean, variance, count = _batch_moments(features, group)
+    if module.training and module.running_mean is not None and float(count) > 0:
+        _move(module, mean.detach(), variance.detach() * (count / (count - 1).clamp(min=1)))
+    return _affine_of(features, mean, variance, module)
+
+
+# ------------------------------------------------------------------------------------------------ moments
+
+
+def sample_moments(features: MaskedFeatures) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and biased variance (N, C), and count (N, 1), over visible positions; zeros where there are none."""
+    values = _at_least_float32(features.values)
+    count = features.level.count_of_sample(values)
+    if isinstance(features, DenseFeatures):
+        visible = features.visible
+        mean = torch.where(visible, values, 0.0).sum((2, 3, 4)) / count.clamp(min=1)
+        centred = torch.where(visible, values - mean[:, :, None, None, None], 0.0)
+        return mean, centred.square().sum((2, 3, 4)) / count.clamp(min=1), count
+    mean = sample_sums(values, features.level) / count.clamp(min=1)
+    centred = values - mean.index_select(0, features.level.sample_of)
+    return mean, sample_sums(centred.square(), features.level) / count.clamp(min=1), count
+
+
+def sample_sums(rows: Tensor, level: Level) -> Tensor:
+    """(rows, C) -> (N, C), the sum of each sample's rows."""
+    if level.uniform:
+        return rows.view(len(level.counts), -1, rows.shape[1]).sum(1)
+    return torch.stack([part.sum(0) for part in rows.split(list(level.counts))])
+
+
+def _batch_moments(features: MaskedFeatures, group: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and biased variance (C,), and count (), over the batch and, with a group, over its ranks."""
+    values = _at_least_float32(features.values)
+    count = torch.tensor(float(features.level.rows), dtype=values.dtype, device=values.device)
+    if group is not None:
+        distributed.all_reduce(count, group=group)
+    total = _sum_over_ranks(_total(features, values), group)
+    mean = total / count.clamp(min=1)
+    centred = values - (mean[:, None, None, None] if isinstance(features, DenseFeatures) else mean)
+    variance = _sum_over_ranks(_total(features, centred.square()), group) / count.clamp(min=1)
+    return mean, variance, count
+
+
+def _total(features: MaskedFeatures, values: Tensor) -> Tensor:
+    """(C,) sum over visible positions of values laid out as the features'."""
+    if isinstance(features, DenseFeatures):
+        return torch.where(features.visible, values, 0.0).sum((0, 2, 3, 4))
+    return values.sum(0)
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """All-reduce whose gradient is all-reduced too: every rank's loss depends on every rank's values."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        total = values.clone()
+        distributed.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        total = gradient.contiguous().clone()
+        distributed.all_reduce(total, group=ctx.group)
+        return total, None
+
+
+def _sum_over_ranks(values: Tensor, group: Any) -> Tensor:
+    return values if group is None else cast(Tensor, _SumOverRanks.apply(values, group))
+
+
+def _ranks(module: AnyBatchNorm) -> Any:
+    """The process group to synchronise over, None where there is nothing to."""
+    if not isinstance(module, nn.SyncBatchNorm) or not (distributed.is_available() and distributed.is_initialized()):
+        return None
+    group = module.process_group or distributed.group.WORLD
+    return group if distributed.get_world_size(group) > 1 else None
+
+
+# ------------------------------------------------------------------------------------------------ normalisation
+
+
+def _per_sample(
+    features: MaskedFeatures, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> MaskedFeatures:
+    if isinstance(features, DenseFeatures):
+        return features.with_values(_dense_group_norm(features, groups, weight, bias, eps))
+    counts, rows = features.level.counts, features.values
+    if features.level.uniform:
+        return features.with_values(_row_group_norm(rows, len(counts), groups, weight, bias, eps))
+    parts = [
+        _row_group_norm(part, 1, groups, weight, bias, eps) for part in rows.split(list(counts)) if len(part)
+    ]
+    return features.with_values(torch.cat(parts) if parts else rows)
+
+
+def _row_group_norm(
+    rows: Tensor, samples: int, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    """torch's own kernel on a channels-last view of (samples * n, C) rows."""
+    image = rows.view(samples, -1, 1, rows.shape[1]).permute(0, 3, 1, 2)
+    normalised = torch.group_norm(image, groups, weight, bias, eps)
+    return normalised.permute(0, 2, 3, 1).reshape(rows.shape)
+
+
+def _dense_group_norm(
+    features: DenseFeatures, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    values = _at_least_float32(features.values)
+    n, c = values.shape[:2]
+    size = (features.level.count_of_sample(values) * (c // groups)).clamp(min=1)
+    visible = features.visible
+    kept = torch.where(visible, values, 0.0)
+    mean = kept.sum((2, 3, 4)).view(n, groups, -1).sum(2) / size
+    centred = torch.addcmul(kept, _per_channel(mean, c), visible.to(values.dtype), value=-1)
+    variance = centred.square().sum((2, 3, 4)).view(n, groups, -1).sum(2) / size
+    scale = _per_channel((variance + eps).rsqrt(), c)
+    if weight is not None:
+        scale = scale * weight[:, None, None, None]
+    out = centred * scale if bias is None else torch.addcmul(bias[:, None, None, None], centred, scale)
+    return out.to(features.dtype)
+
+
+def _per_channel(values: Tensor, channels: int) -> Tensor:
+    """(N, groups) -> (N, C, 1, 1, 1)."""
+    return values.repeat_interleave(channels // values.shape[1], 1)[:, :, None, None, None]
+
+
+def _native_batch_norm(module: AnyBatchNorm, rows: Tensor) -> Tensor:
+    """torch's own kernel on a channels-last view of the rows; it moves the running moments as well."""
+    image = rows.view(1, -1, 1, rows.shape[1]).permute(0, 3, 1, 2)
+    factor = _factor(module) if module.training and module.running_mean is not None else 0.0
+    normalised = torch.batch_norm(
+        image, module.weight, module.bias, module.running_mean, module.running_var, True, factor, module.eps, False
+    )
+    return normalised.permute(0, 2, 3, 1).reshape(rows.shape)
+
+
+def _affine_of(features: MaskedFeatures, mean: Tensor, variance: Tensor | None, module: Any) -> MaskedFeatures:
+    """Normalise every sample with the same (C,) moments, and apply the module's affine."""
+    assert variance is not None  # kept together with the mean
+    scale = (variance + module.eps).rsqrt()
+    if module.weight is not None:
+        scale = scale * module.weight
+    if isinstance(features, DenseFeatures):
+        mean, scale = mean[:, None, None, None], scale[:, None, None, None]
+    out = (_at_least_float32(features.values) - mean) * scale
+    if module.bias is not None:
+        out = out + (module.bias[:, None, None, None] if isinstance(features, DenseFeatures) else module.bias)
+    return features.with_values(out.to(features.dtype))
+
+
+def _factor(module: Any) -> float:
+    """The weight of this batch in the running moments; counts the batch."""
+    if module.num_batches_tracked is not None:
+        module.num_batches_tracked.add_(1)
+    if module.momentum is None:
+        return 1.0 / float(module.num_batches_tracked)
+    return float(module.momentum)
+
+
+def _move(module: Any, mean: Tensor, variance: Tensor) -> None:
+    factor = _factor(module)
+    module.running_mean.lerp_(mean.to(module.running_mean.dtype), factor)
+    module.running_var.lerp_(variance.to(module.running_var.dtype), factor)
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

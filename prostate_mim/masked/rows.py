@@ -1,0 +1,160 @@
+"""Convolution on rows of visible positions: gather what the outputs see, run an ordinary kernel, come back.
+
+The backward pass is written out: nothing gathered is kept, the gradient of the input is the same gather run the other
+way (for strides of 1 it is itself such a convolution), and no step scatters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from prostate_mim.masked.windows import Windows
+
+# im2col is made and used in pieces of about this many values, which stay in the second-level cache.
+_PIECE = 400_000
+_FEWEST_ROWS = 256  # below that a matrix product is bound by reading the weights
+
+
+@dataclass(frozen=True)
+class RowConvolution:
+    """What a row convolution needs beside its tensors.
+
+    Attributes:
+        windows: what every output sees.
+        groups: of channels.
+        symmetric: stride 1 and "same" padding: inputs are seen by the outputs they would see.
+    """
+
+    windows: Windows
+    groups: int
+    symmetric: bool
+
+    @property
+    def dense_arguments(self) -> tuple[list[int], list[int]]:
+        """Stride and dilation of the dense kernel within a window."""
+        key = self.windows.key
+        return ([*key.stride], [*key.dilation]) if key.by_block else ([1, 1, 1], [1, 1, 1])
+
+    @property
+    def as_matrix(self) -> bool:
+        """Whether each window is one row of a matrix product."""
+        return not self.windows.key.by_block and self.groups == 1
+
+
+def convolve_rows(rows: Tensor, weight: Tensor, bias: Tensor | None, plan: RowConvolution) -> Tensor:
+    """(source rows, Ci), (Co, Ci / groups, kz, ky, kx), (Co,) -> (target rows, Co)."""
+    if torch.is_autocast_enabled(rows.device.type):
+        kind = torch.get_autocast_dtype(rows.device.type)
+        rows, weight = rows.to(kind), weight.to(kind)
+        bias = None if bias is None else bias.to(kind)
+    if plan.symmetric and plan.groups == 1 and prod(plan.windows.key.kernel) == 1:
+        return functional.linear(rows, weight.flatten(1), bias)
+    out = cast(Tensor, _ConvolveRows.apply(rows, weight, plan))
+    return out if bias is None else out + bias
+
+
+class _ConvolveRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, plan: RowConvolution) -> Tensor:
+        ctx.save_for_backward(rows, weight)
+        ctx.plan = plan
+        return _matrix_product(rows, _flat(weight).t(), plan.windows) if plan.as_matrix else _bricks(rows, weight, plan)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        rows, weight = ctx.saved_tensors
+        plan: RowConvolution = ctx.plan
+        gradient = gradient.contiguous()
+        for_rows = _row_gradient(gradient, weight, plan) if ctx.needs_input_grad[0] else None
+        for_weight = _weight_gradient(rows, gradient, weight, plan) if ctx.needs_input_grad[1] else None
+        return for_rows, for_weight, None
+
+
+def _row_gradient(gradient: Tensor, weight: Tensor, plan: RowConvolution) -> Tensor:
+    """(target rows, Co) -> (source rows, Ci)."""
+    windows = plan.windows
+    # Turning the kernel round copies it, which for few rows costs more than summing their windows.
+    if plan.symmetric and (windows.key.by_block or len(gradient) > weight.shape[0]):
+        turned = _turned(weight, plan.groups)
+        if plan.as_matrix:
+            return _matrix_product(gradient, _flat(turned).t(), windows)
+        return _bricks(gradient, turned, plan)
+    if plan.as_matrix:
+        seen = gradient @ _flat(weight)
+    else:
+        seen = _dense_gradient(gradient, None, weight, plan)
+    return windows.fold(seen.view(-1, *windows.shape_zyx, weight.shape[1] * plan.groups))
+
+
+def _weight_gradient(rows: Tensor, gradient: Tensor, weight: Tensor, plan: RowConvolution) -> Tensor:
+    """(source rows, Ci), (target rows, Co) -> as ``weight``."""
+    if not plan.as_matrix:
+        return _dense_gradient(gradient, plan.windows.gather(rows), weight, plan)
+    outputs, inputs, *kernel = weight.shape
+    total = rows.new_zeros(prod(kernel) * inputs, outputs)
+    for piece, columns in _pieces(rows, plan.windows):
+        total.addmm_(columns.t(), gradient[piece])
+    return total.t().view(outputs, *kernel, inputs).permute(0, 4, 1, 2, 3)
+
+
+def _bricks(rows: Tensor, weight: Tensor, plan: RowConvolution) -> Tensor:
+    """The dense kernel on gathered windows: (source rows, Ci) -> (target rows, Co)."""
+    stride, dilation = plan.dense_arguments
+    bricks = plan.windows.gather(rows).permute(0, 4, 1, 2, 3)
+    out = functional.conv3d(bricks, weight, None, stride, 0, dilation, plan.groups)
+    return out.permute(0, 2, 3, 4, 1).reshape(-1, weight.shape[0])
+
+
+def _dense_gradient(gradient: Tensor, gathered: Tensor | None, weight: Tensor, plan: RowConvolution) -> Tensor:
+    """Of the windows (units, z, y, x, Ci), or of the weight where the gathered windows are given."""
+    stride, dilation = plan.dense_arguments
+    shape, unit = plan.windows.shape_zyx, plan.windows.unit_zyx
+    out = gradient.view(-1, *unit, weight.shape[0]).permute(0, 4, 1, 2, 3)
+    wanted = [gathered is None, gathered is not None, False]
+    if gathered is None:
+        gathered = gradient.new_empty(1).expand(len(out), *shape, weight.shape[1] * plan.groups)
+    for_windows, for_weight, _ = torch.ops.aten.convolution_backward(
+        out, gathered.permute(0, 4, 1, 2, 3), weight, None, stride, [0, 0, 0], dilation, False, [0, 0, 0], plan.groups,
+        wanted,
+    )  # fmt: skip
+    found: Tensor = for_weight if wanted[1] else for_windows.permute(0, 2, 3, 4, 1).contiguous()
+    return found
+
+
+def _matrix_product(rows: Tensor, matrix: Tensor, windows: Windows) -> Tensor:
+    """im2col times (window * Ci, Co), in pieces."""
+    out = rows.new_empty(len(windows.table), matrix.shape[1])
+    for piece, columns in _pieces(rows, windows):
+        torch.mm(columns, matrix, out=out[piece])
+    return out
+
+
+def _pieces(rows: Tensor, windows: Windows) -> Iterator[tuple[slice, Tensor]]:
+    """Consecutive pieces of the im2col matrix: (which outputs, (outputs, window * Ci))."""
+    table, width = windows.table, prod(windows.shape_zyx) * rows.shape[1]
+    padded = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
+    step = max(_FEWEST_ROWS, _PIECE // width)
+    for start in range(0, len(table), step):
+        part = table[start : start + step]
+        yield slice(start, start + len(part)), padded.index_select(0, part.flatten()).view(len(part), width)
+
+
+def _flat(weight: Tensor) -> Tensor:
+    """(Co, Ci, kz, ky, kx) -> (Co, window * Ci), a view where the weight is channels-last."""
+    return weight.permute(0, 2, 3, 4, 1).reshape(len(weight), -1)
+
+
+def _turned(weight: Tensor, groups: int) -> Tensor:
+    """The kernel of the transposed convolution: (Co, Ci / groups, k) -> (Ci, Co / groups, k), every axis reversed."""
+    outputs, inputs, *kernel = weight.shape
+    split = weight.flip(2, 3, 4).view(groups, outputs // groups, inputs, *kernel)
+    return split.transpose(1, 2).reshape(groups * inputs, outputs // groups, *kernel)

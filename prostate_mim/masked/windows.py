@@ -1,0 +1,142 @@
+"""What each visible output sees of the rows below: index tables, built once per batch and shared by a stage.
+
+A window belongs to a *unit* of output positions. Where the unit is a whole block, neighbouring outputs share their
+inputs and an ordinary dense kernel runs on the gathered bricks; where it is a single position, a window is one row of
+a matrix product (im2col). Bricks win where blocks are large against the kernel, positions where they are small.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from prostate_mim.masked.context import Level
+
+Triple = tuple[int, int, int]
+_ONE: Triple = (1, 1, 1)
+
+
+@dataclass(frozen=True)
+class WindowKey:
+    """Geometry of a sliding operation.
+
+    Attributes:
+        kernel, stride, dilation: (z, y, x).
+        padding: before the first position, (z, y, x).
+        by_block: the unit is a whole block of outputs, not a single output.
+    """
+
+    kernel: Triple
+    stride: Triple
+    dilation: Triple
+    padding: Triple
+    by_block: bool
+
+
+class Windows:
+    """Tables from the rows of ``source`` to the windows of ``target``'s units, and back.
+
+    Attributes:
+        shape_zyx: positions of one window. For single outputs the dilation is already in the table.
+        unit_zyx: outputs of one window.
+    """
+
+    def __init__(self, source: Level, target: Level, key: WindowKey) -> None:
+        self._source, self._target, self.key = source, target, key
+        self.unit_zyx: Triple = target.cells_zyx if key.by_block else _ONE
+        if key.by_block:
+            z, y, x = (
+                (u - 1) * s + d * (k - 1) + 1
+                for u, s, d, k in zip(self.unit_zyx, key.stride, key.dilation, key.kernel, strict=True)
+            )
+            self.shape_zyx: Triple = (z, y, x)
+            self._spread: Triple = _ONE
+        else:
+            self.shape_zyx, self._spread = key.kernel, key.dilation
+
+    @cached_property
+    def table(self) -> Tensor:
+        """(units, window) int32: the source row at every place of every window; ``source.rows`` where none is."""
+        source, key = self._source, self.key
+        corners = self._corners()
+        reach = [s * (n - 1) + 1 for s, n in zip(self._spread, self.shape_zyx, strict=True)]
+        last = corners[:, 1:].amax(0).tolist() if len(corners) else [0, 0, 0]
+        after = [
+            max(0, int(m) + r - (n + p))
+            for m, r, n, p in zip(last, reach, source.size_zyx, key.padding, strict=True)
+        ]
+        (pz, py, px), (az, ay, ax) = key.padding, after
+        padded = functional.pad(source.row_of, (px, ax, py, ay, pz, az), value=-1)
+        _, d, h, w = padded.shape
+        n, z, y, x = corners.unbind(1)
+        base = ((n * d + z) * h + y) * w + x
+        oz, oy, ox = (torch.arange(c, device=base.device) * s for c, s in zip(self.shape_zyx, self._spread, strict=True))
+        offset = ((oz[:, None, None] * h + oy[:, None]) * w + ox).flatten()
+        found = padded.flatten().take(base[:, None] + offset)
+        return torch.where(found < 0, source.rows, found)
+
+    def _corners(self) -> Tensor:
+        """(units, 4) int64: sample and first position of every window, counted from the padded corner."""
+        target, key = self._target, self.key
+        if key.by_block:
+            scale = [u * s for u, s in zip(self.unit_zyx, key.stride, strict=True)]
+            units = target.blocks
+        else:
+            scale, units = list(key.stride), target.places
+        return units * torch.tensor([1, *scale], device=units.device)
+
+    @cached_property
+    def inverse(self) -> Tensor:
+        """(source.rows, m) int32: the window places that hold each row; units * window where there is no m-th."""
+        key, target = self.key, self._target
+        unit_of = target.block_row_of if key.by_block else target.row_of
+        n, *position = self._source.places.unbind(1)
+        # Per axis: which units' windows reach this position, and at which place of the window.
+        axes = [self._covering(axis, position[axis], unit_of.shape[axis + 1]) for axis in range(3)]
+        units, _ = len(target.blocks) if key.by_block else target.rows, None
+        size = self.shape_zyx[0] * self.shape_zyx[1] * self.shape_zyx[2]
+        columns = []
+        for uz, wz, vz in axes[0]:
+            for uy, wy, vy in axes[1]:
+                for ux, wx, vx in axes[2]:
+                    unit = unit_of[n, uz, uy, ux]
+                    place = unit.long() * size + (wz * self.shape_zyx[1] + wy) * self.shape_zyx[2] + wx
+                    columns.append(torch.where(vz & vy & vx & (unit >= 0), place, units * size))
+        return torch.stack(columns, 1).to(torch.int32)
+
+    def _covering(self, axis: int, position: Tensor, units: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """For each candidate: (unit, place in its window, valid), each (rows,)."""
+        step = self.unit_zyx[axis] * self.key.stride[axis]
+        spread, count = self._spread[axis], self.shape_zyx[axis]
+        shifted = position + self.key.padding[axis]
+        newest = shifted // step
+        candidates = []
+        for back in range(-(-(spread * (count - 1) + 1) // step)):
+            unit = newest - back
+            offset = shifted - unit * step
+            place = offset // spread
+            valid = (unit >= 0) & (unit < units) & (offset % spread == 0) & (place < count)
+            candidates.append((unit.clamp(0, units - 1), place.clamp(max=count - 1), valid))
+        return candidates
+
+    def gather(self, rows: Tensor, fill: float = 0.0) -> Tensor:
+        """(source.rows, C) -> (units, z, y, x, C); places outside or hidden hold ``fill``."""
+        channels = rows.shape[1]
+        padded = torch.cat([rows, rows.new_full((1, channels), fill)])
+        return padded.index_select(0, self.table.flatten()).view(-1, *self.shape_zyx, channels)
+
+    def fold(self, windows: Tensor) -> Tensor:
+        """The transpose of ``gather``: (units, z, y, x, C) -> (source.rows, C), places of the same row summed."""
+        channels = windows.shape[-1]
+        flat = torch.cat([windows.reshape(-1, channels), windows.new_zeros(1, channels)])
+        inverse = self.inverse
+        total = flat.index_select(0, inverse[:, 0])
+        for column in range(1, inverse.shape[1]):
+            total += flat.index_select(0, inverse[:, column])
+        return total
