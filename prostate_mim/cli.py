@@ -92,8 +92,17 @@ def pretrain_command(
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps in all.")] = 1000,
     batch: Annotated[int, typer.Option(min=1, help="Crops per step.")] = 8,
     learning_rate: Annotated[float, typer.Option(help="Peak of the schedule.")] = 3e-3,
-    mask_ratio: Annotated[float, typer.Option(help="Share of blocks hidden.")] = 0.6,
-    block_mm: Annotated[str, typer.Option(help="Hidden block, mm, 'z y x'.")] = "12 8 8",
+    method: Annotated[str, typer.Option(help="fcmae, spark, topdown, zerofill, simmim, a2mim or genesis.")] = "fcmae",
+    strategy: Annotated[str, typer.Option(help="What is hidden: random, column, ...; the method's if empty.")] = "",
+    mask_ratio: Annotated[
+        str, typer.Option(help="Share hidden: 0.6, 0.5..0.9 or 0.6|0.75; the method's if empty.")
+    ] = "",
+    target: Annotated[
+        str, typer.Option(help="What is reconstructed: block, voxels, hog, ...; the method's if empty.")
+    ] = "",
+    decoder: Annotated[str, typer.Option(help="light, topdown, unet or linear; the method's if empty.")] = "",
+    loss: Annotated[str, typer.Option(help="l2, l1, ssim or focal_frequency; the method's if empty.")] = "",
+    block_mm: Annotated[str, typer.Option(help="Hidden block, mm, 'z y x'; inf is the whole crop.")] = "12 8 8",
     size: Annotated[str, typer.Option(help="Crop, voxels, 'z y x'.")] = "16 96 96",
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 100,
     precision: Precision = "fp32",
@@ -105,15 +114,17 @@ def pretrain_command(
 ) -> None:
     """Pretrain an encoder by masked image modelling."""
     from prostate_mim.engine.loop import LoopConfig
+    from prostate_mim.mim.methods import vary
     from prostate_mim.pretraining import PretrainConfig, pretrain
     from prostate_mim.spec import InputSpec
 
     block_mm_zyx, size_zyx = numbers(block_mm, "--block-mm"), numbers(size, "--size")
+    chosen = vary(method, strategy=strategy, ratio=mask_ratio, target=target, decoder=decoder, loss=loss)
     config = PretrainConfig(
         architecture=architecture,
         spec=InputSpec(size_zyx=(int(size_zyx[0]), int(size_zyx[1]), int(size_zyx[2]))),
         block_mm_zyx=block_mm_zyx,
-        mask_ratio=mask_ratio,
+        method=chosen,
         name=name,
         loop=LoopConfig(
             steps=steps, batch=batch, learning_rate=learning_rate, checkpoint_every=checkpoint_every,

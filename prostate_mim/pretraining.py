@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from prostate_mim.engine.tracker import progress_bar
 from prostate_mim.errors import UsageError
 from prostate_mim.files import make_folder
 from prostate_mim.manifest import Manifest, read_manifest
-from prostate_mim.mim import BlockGrid, MaskedImageModel, MimOutput, random_hidden_blocks
+from prostate_mim.mim import METHODS, BlockGrid, MaskedImageModel, Method, MimBatch, MimOutput, hide
 from prostate_mim.nets import build_encoder
 from prostate_mim.spec import InputSpec
 from prostate_mim.studies import open_all
@@ -35,8 +36,8 @@ class PretrainConfig:
     Attributes:
         architecture: key of ``nets.ARCHITECTURES``.
         spec: the input contract; its size is the training crop.
-        block_mm_zyx: size of a hidden block in mm.
-        mask_ratio: share of blocks hidden.
+        block_mm_zyx: size of a hidden block in mm, rounded to the encoder's stride; ``inf`` is the whole crop.
+        method: what is hidden, how the encoder is kept from it, and what is reconstructed.
         name: of the release.
         loop: how long and how fast.
     """
@@ -44,7 +45,7 @@ class PretrainConfig:
     architecture: str = "resenc-s"
     spec: InputSpec = field(default_factory=InputSpec)
     block_mm_zyx: tuple[float, float, float] = (12.0, 8.0, 8.0)
-    mask_ratio: float = 0.6
+    method: Method = METHODS["fcmae"]
     name: str = "resenc-s.mim"
     loop: LoopConfig = field(default_factory=LoopConfig)
 
@@ -77,7 +78,7 @@ def pretrain(
     regions = load_regions(listed, config.spec, (room[0], room[1], room[2]))
     dataset = DrawDataset(regions, config.spec, Augmentation(jitter_zyx=_MARGIN_ZYX), config.loop.seed)
     identity = {"task": "pretrain", "studies": len(regions), **_plain(config)}
-    loss = mim_loss(config.loop.seed, model.grid, config.mask_ratio)
+    loss = mim_loss(config.loop.seed, config.loop.steps)
     trained = train(model, dataset, loss, config.loop, run, identity=identity, resume=resume, label="pretraining")
     return _publish(trained, config, len(regions), run)
 
@@ -86,29 +87,41 @@ def make_model(config: PretrainConfig) -> MaskedImageModel:
     """The untrained model of a configuration.
 
     Raises:
-        UsageError: blocks, strides and crop do not divide each other; names both.
+        UsageError: crop and strides do not divide each other (names both), the ratio hides nothing or everything, or
+            the parts of the method do not go together.
     """
     encoder = build_encoder(config.architecture)
-    grid = BlockGrid.from_mm(
-        config.block_mm_zyx, config.spec.spacing_mm_zyx, config.spec.size_zyx, encoder.total_stride_zyx
-    )
-    random_hidden_blocks(1, grid.grid_zyx, config.mask_ratio, torch.Generator())  # refuses a useless ratio now
-    return MaskedImageModel(encoder, grid)
+    spec = config.spec
+    grid = BlockGrid.from_mm(config.block_mm_zyx, spec.spacing_mm_zyx, spec.size_zyx, encoder.total_stride_zyx)
+    model = MaskedImageModel(encoder, grid, config.method, spec.spacing_mm_zyx)
+    # Rows of visible voxels multiply by kernels in this order; in any other each step would copy them.
+    return model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload,no-any-return]
 
 
-def mim_loss(seed: int, grid: BlockGrid, ratio: float) -> Any:
+def mim_loss(seed: int, steps: int) -> Any:
     """The loop's loss function: fresh hidden blocks for every sample, derived from its draw number."""
 
     def loss(model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, float]]:
-        hidden = [
-            random_hidden_blocks(1, grid.grid_zyx, ratio, torch_generator(seed, "hidden", int(draw)))
-            for draw in batch["draw"]
-        ]
-        voxels = batch["voxels"]
-        output: MimOutput = model(voxels, torch.cat(hidden).to(voxels.device), batch["inside"])
+        bare = unwrapped(model)
+        progress = step / steps
+        if bare.teacher is not None and step:
+            bare.teacher.follow(bare.encoding, bare.decoder, progress)
+        nothing = torch.zeros(len(batch["voxels"]), *bare.grid.grid_zyx, dtype=torch.bool)
+        crops = MimBatch(batch["voxels"], batch["inside"], nothing, batch.get("gland"))
+        generators = [torch_generator(seed, "hidden", int(draw)) for draw in batch["draw"]]
+        hidden, _ = hide(bare, crops, generators, lesion=batch.get("lesion"), progress=progress)
+        output: MimOutput = model(hidden)
         return output.loss, {}
 
     return loss
+
+
+def unwrapped(model: nn.Module) -> MaskedImageModel:
+    """The model within whatever distributes it."""
+    bare = getattr(model, "module", model)
+    if not isinstance(bare, MaskedImageModel):  # pragma: no cover - train wraps what it was given
+        raise TypeError(type(bare))
+    return bare
 
 
 def load_regions(manifest: Manifest, spec: InputSpec, size_zyx: tuple[int, int, int]) -> list[Region]:
@@ -139,19 +152,28 @@ def prepare_run(out: str | Path, resume: bool) -> Path:
 
 def _publish(trained: nn.Module, config: PretrainConfig, studies: int, run: Path) -> Path:
     details = {"training": {**_plain(config), **dataclasses.asdict(config.loop), "studies": studies}}
-    details["mim"] = {"block_mm_zyx": list(config.block_mm_zyx), "mask_ratio": config.mask_ratio}
     model = PreMIM(config.architecture, config.spec, name=config.name, details=details)
-    if not isinstance(trained, MaskedImageModel):  # pragma: no cover - train returns what it was given
-        raise TypeError(type(trained))
-    model.encoder.load_state_dict(trained.encoder.state_dict(), strict=True)
-    return model.eval().save_pretrained(run / "release", decoder=trained.decoder)
+    mim = unwrapped(trained)
+    details["mim"] = mim_details(mim, config.spec)
+    model.details = details
+    model.encoder.load_state_dict(mim.encoder.state_dict(), strict=True)
+    return model.eval().save_pretrained(run / "release", decoder=mim.decoder)
+
+
+def mim_details(model: MaskedImageModel, spec: InputSpec) -> dict[str, Any]:
+    """What a reader needs to reconstruct with a release: method and block size as used, in plain values."""
+    return {
+        "method": model.method.to_dict(),
+        "block_mm_zyx": list(model.grid.block_mm_zyx(spec.spacing_mm_zyx)),
+        "self_supervised": model.strategy.self_supervised,
+    }
 
 
 def _plain(config: PretrainConfig) -> dict[str, Any]:
     return {
         "architecture": config.architecture,
         "spec": config.spec.to_dict(),
-        "block_mm_zyx": list(config.block_mm_zyx),
-        "mask_ratio": config.mask_ratio,
+        "block_mm_zyx": [str(mm) if math.isinf(mm) else mm for mm in config.block_mm_zyx],
+        "method": config.method.to_dict(),
         "name": config.name,
     }

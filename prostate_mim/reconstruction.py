@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +19,9 @@ from prostate_mim.errors import UsageError
 from prostate_mim.hub import read_release, resolve
 from prostate_mim.hub.release import DECODER
 from prostate_mim.hub.weights import load_strictly, read_tensors
-from prostate_mim.mim import BlockGrid, MaskedImageModel, expand_blocks, random_hidden_blocks
+from prostate_mim.mim import METHODS, BlockGrid, MaskedImageModel, Method, MimBatch, expand_blocks, hide
+from prostate_mim.mim.layout import to_blocks
+from prostate_mim.mim.targets import block_moments
 from prostate_mim.preprocess import Crop
 from prostate_mim.spec import InputSpec
 
@@ -31,13 +35,11 @@ class MimRelease:
     Attributes:
         model: encoder and decoder, evaluation mode.
         spec: the input contract.
-        mask_ratio: share of blocks hidden in pretraining.
         name: of the release.
     """
 
     model: MaskedImageModel
     spec: InputSpec
-    mask_ratio: float
     name: str
 
 
@@ -74,12 +76,19 @@ def load_mim(name: str | Path) -> MimRelease:
     if not path.exists() or "mim" not in release.details:
         raise UsageError(f"{name}: this release has no decoder; only encoders fresh from pretraining can reconstruct")
     encoder = PreMIM.from_pretrained(folder).encoder
-    block_mm = release.details["mim"]["block_mm_zyx"]
     spec = release.spec
-    grid = BlockGrid.from_mm(tuple(block_mm), spec.spacing_mm_zyx, spec.size_zyx, encoder.total_stride_zyx)
-    model = MaskedImageModel(encoder, grid)
+    block_mm = tuple(release.details["mim"]["block_mm_zyx"])
+    grid = BlockGrid.from_mm(block_mm, spec.spacing_mm_zyx, spec.size_zyx, encoder.total_stride_zyx)
+    model = MaskedImageModel(encoder, grid, _method(release.details["mim"]), spec.spacing_mm_zyx)
     load_strictly(model.decoder, read_tensors(path), release.weights_dtype, str(path))
-    return MimRelease(model.eval(), spec, float(release.details["mim"]["mask_ratio"]), release.name)
+    return MimRelease(model.eval(), spec, release.name)
+
+
+def _method(details: dict[str, Any]) -> Method:
+    """Releases made before there was a choice were zero-filled and decoded top-down."""
+    if "method" in details:
+        return Method.from_dict(details["method"])
+    return dataclasses.replace(METHODS["zerofill"], ratio=str(float(details["mask_ratio"])))
 
 
 @torch.inference_mode()
@@ -91,46 +100,57 @@ def reconstruct(mim: MimRelease, crop: Crop, seed: int) -> tuple[npt.NDArray[np.
         filled: (z, y, x) float32: the crop with hidden voxels replaced by the prediction, de-normalised with the true
             blocks' mean and deviation (the network predicts shape within a block, not its level).
     """
-    voxels, inside, hidden_blocks = _inputs(mim, crop, seed)
-    output = mim.model(voxels, hidden_blocks, inside)
-    hidden = expand_blocks(hidden_blocks, mim.model.grid.block_zyx)
-    filled = torch.where(hidden, mim.model.to_voxels(output, voxels), voxels)
+    batch = hidden_crop(mim.model, crop, seed)
+    picture = mim.model.to_voxels(mim.model(batch), batch)
+    if picture is None:
+        raise UsageError(f"{mim.name}: target {mim.model.target.name!r} is not an image, so nothing can be drawn")
+    hidden = expand_blocks(batch.hidden_blocks, mim.model.grid.block_zyx)
+    filled = torch.where(hidden, picture, batch.voxels)
     return hidden[0, 0].numpy(), filled[0, 0].numpy()
 
 
 @torch.inference_mode()
 def score_reconstruction(mim: MimRelease, crops: Sequence[Crop], seed: int) -> ReconstructionError:
-    """The network's error on crops beside two baselines; every block hidden once with its own generator."""
+    """The network's error on crops beside two baselines; every block hidden once with its own generator.
+
+    Raises:
+        UsageError: the release does not predict voxels.
+    """
     sums = np.zeros(5)
     for number, crop in enumerate(crops):
-        voxels, inside, hidden_blocks = _inputs(mim, crop, seed + number)
-        hidden = expand_blocks(hidden_blocks, mim.model.grid.block_zyx)
-        output = mim.model(voxels, hidden_blocks, inside)
-        guess = interpolate_hidden(voxels[0, 0].numpy(), hidden[0, 0].numpy(), mim.spec.spacing_mm_zyx)
-        errors = _baseline_errors(mim.model, voxels, torch.from_numpy(guess)[None, None], output.counted)
-        sums += [float((output.block_error * output.counted.sum(2)).sum()), *errors, float(output.counted.sum())]
+        batch = hidden_crop(mim.model, crop, seed + number)
+        hidden = expand_blocks(batch.hidden_blocks, mim.model.grid.block_zyx)
+        picture = mim.model.to_voxels(mim.model(batch), batch)
+        if picture is None:
+            raise UsageError(
+                f"{mim.name}: target {mim.model.target.name!r} is not an image; there is no error to score"
+            )
+        guess = interpolate_hidden(batch.voxels[0, 0].numpy(), hidden[0, 0].numpy(), mim.spec.spacing_mm_zyx)
+        sums += _errors(mim.model.grid, batch, hidden, picture, torch.from_numpy(guess)[None, None])
     model, mean, linear, centred = (float(v) for v in sums[:4] / sums[4])
     per_block = int(np.prod(mim.model.grid.block_zyx))
     return ReconstructionError(model, mean, linear, centred, round(sums[4] / per_block))
 
 
-def _inputs(mim: MimRelease, crop: Crop, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch_generator(seed, "hidden")
-    hidden = random_hidden_blocks(1, mim.model.grid.grid_zyx, mim.mask_ratio, generator)
-    return torch.from_numpy(crop.voxels)[None, None], torch.from_numpy(crop.inside)[None, None], hidden
+def hidden_crop(model: MaskedImageModel, crop: Crop, seed: int) -> MimBatch:
+    """A batch of one crop with blocks hidden by the model's own strategy."""
+    voxels, inside = (torch.from_numpy(values)[None, None] for values in (crop.voxels, crop.inside))
+    nothing = torch.zeros(1, *model.grid.grid_zyx, dtype=torch.bool)
+    return hide(model, MimBatch(voxels, inside, nothing), [torch_generator(seed, "hidden")], progress=1.0)[0]
 
 
-def _baseline_errors(model: MaskedImageModel, voxels: Tensor, guess: Tensor, counted: Tensor) -> tuple[float, ...]:
-    """Summed squared errors over counted voxels: block mean, interpolation, interpolation with the true mean."""
-    from prostate_mim.mim.layout import to_blocks
-    from prostate_mim.mim.targets import block_moments
+def _errors(grid: BlockGrid, batch: MimBatch, hidden: Tensor, picture: Tensor, guess: Tensor) -> tuple[float, ...]:
+    """Summed squared errors over hidden measured voxels, in block variances, and how many there are.
 
-    block = model.grid.block_zyx
-    truth, filled = to_blocks(voxels, block), to_blocks(guess, block)
+    Of the network, the block mean, interpolation, and interpolation with the true block mean.
+    """
+    counted = to_blocks(hidden & batch.inside, grid.block_zyx)
+    truth, found, filled = (to_blocks(values, grid.block_zyx) for values in (batch.voxels, picture, guess))
     mean, deviation = block_moments(truth)
     centred = filled - filled.mean(2, keepdim=True) + mean
-    candidates = (mean.expand_as(truth), filled, centred)
-    return tuple(float((((c - truth) / deviation).square() * counted).sum()) for c in candidates)
+    candidates = (found, mean.expand_as(truth), filled, centred)
+    errors = [float((((c - truth) / deviation).square() * counted).sum()) for c in candidates]
+    return *errors, float(counted.sum())
 
 
 def interpolate_hidden(

@@ -80,7 +80,7 @@ def stored(module: nn.Module, dtype: str) -> dict[str, Tensor]:
     """
     if dtype not in DTYPES:
         raise UsageError(f"dtype {dtype!r}: weights are published as one of {sorted(DTYPES)}")
-    tensors = {key: value.detach().cpu().to(DTYPES[dtype]) for key, value in module.state_dict().items()}
+    tensors = {key: value.detach().cpu().to(DTYPES[dtype]).contiguous() for key, value in module.state_dict().items()}
     for key, value in tensors.items():
         if not torch.isfinite(value).all():
             raise IntegrityError(f"{key} does not fit {dtype}; publish float32")

@@ -27,7 +27,11 @@ class MaskedModule:
         """Masked features -> masked features (or a tensor, for global pooling); a tensor -> a tensor."""
         if isinstance(features, MaskedFeatures):
             return type(self).operator(self, features)
-        return super().forward(features)  # type: ignore[misc]
+        return self.ordinary(features)
+
+    def ordinary(self, values: Any) -> Any:
+        """The forward of the class that was masked."""
+        return super().forward(values)  # type: ignore[misc]
 
 
 # What every leaf of a network becomes. A type that is not here is refused: left as it is, it would see hidden voxels.
@@ -96,8 +100,8 @@ def _twin(
     part_of_torch = kind.__module__.split(".")[0] == "torch" and kind not in _CONTAINERS
     if kind not in TRANSPARENT and (part_of_torch or (not children and kind not in _CONTAINERS)):
         raise UsageError(
-            f"{name or 'the network'}: module {kind.__name__} has no masked form, and left as it is it would see hidden "
-            f"voxels; replace it, or pass masked_twin(..., extra={{{kind.__name__}: operator}})"
+            f"{name or 'the network'}: module {kind.__name__} has no masked form, and left as it is it would see "
+            f"hidden voxels; replace it, or pass masked_twin(..., extra={{{kind.__name__}: operator}})"
         )
     twin._modules = {
         key: None if child is None else _twin(child, f"{name}.{key}".strip("."), classes, done)

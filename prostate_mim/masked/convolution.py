@@ -57,8 +57,7 @@ def choose_windows(source: Level, target: Level, key: tuple[Triple, Triple, Trip
     """
     kernel, stride, dilation, padding = key
     place = [
-        ((u - 1) * s + d * (k - 1) + 1)
-        for u, s, d, k in zip(target.cells_zyx, stride, dilation, kernel, strict=True)
+        ((u - 1) * s + d * (k - 1) + 1) for u, s, d, k in zip(target.cells_zyx, stride, dilation, kernel, strict=True)
     ]
     # Inputs gathered per output, against what striding makes unavoidable.
     share = prod(place) / prod(target.cells_zyx) / prod(stride)

@@ -12,14 +12,13 @@ from prostate_mim.errors import UsageError
 from prostate_mim.masked.features import DenseFeatures, MaskedFeatures
 
 
-def of_positions(module: nn.Module, features: MaskedFeatures) -> MaskedFeatures:
+def of_positions(module: Any, features: MaskedFeatures) -> MaskedFeatures:
     """A module whose output at a position depends on the channels of that position only, run as it is."""
     features.refuse_padding(type(module).__name__)
-    ordinary = type(module).__mro__[2].forward  # behind the masked class and its mix-in
     if isinstance(features, DenseFeatures):
-        return features.with_values(ordinary(module, features.values))
+        return features.with_values(module.ordinary(features.values))
     rows = features.values[:, :, None, None, None]
-    return features.with_values(ordinary(module, rows).flatten(1))
+    return features.with_values(module.ordinary(rows).flatten(1))
 
 
 def silu(module: nn.Module, features: MaskedFeatures) -> MaskedFeatures:
@@ -46,7 +45,9 @@ def channel_dropout(module: nn.Dropout3d, features: MaskedFeatures) -> MaskedFea
 def pad(module: Any, features: MaskedFeatures) -> MaskedFeatures:
     """Zeros around: remembered, and taken into the next convolution's or pool's own padding."""
     if getattr(module, "value", 0.0) != 0:
-        raise UsageError(f"{type(module).__name__} pads with {module.value}; masked features are padded with zeros only")
+        raise UsageError(
+            f"{type(module).__name__} pads with {module.value}; masked features are padded with zeros only"
+        )
     return features.padded(tuple(module.padding))
 
 

@@ -1,8 +1,8 @@
 """Features that know what is hidden: the value a masked network computes with.
 
 ``DenseFeatures`` keeps every position and masks again before anything looks at neighbours; ``RowFeatures`` keeps a
-matrix with one row per visible position. Both carry their context, and both behave alike in a network's own code: ``+``,
-``*``, ``torch.cat(..., 1)``, activations. Anything else is refused by name rather than computed on hidden positions.
+matrix with one row per visible position. Both carry their context, and both behave alike in a network's own code:
+``+``, ``*``, ``torch.cat(..., 1)``, activations. Anything else is refused by name, not computed on hidden positions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from prostate_mim.errors import UsageError
-from prostate_mim.masked.context import Level, MaskContext, Triple
+from prostate_mim.masked.context import Level, MaskContext
 
 _NO_PADDING = (0, 0, 0, 0, 0, 0)
 

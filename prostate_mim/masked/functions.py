@@ -82,7 +82,12 @@ def _over_space(
 
 
 def norm(
-    features: MaskedFeatures, p: Any = "fro", dim: Any = None, keepdim: bool = False, out: None = None, dtype: Any = None
+    features: MaskedFeatures,
+    p: Any = "fro",
+    dim: Any = None,
+    keepdim: bool = False,
+    out: None = None,
+    dtype: Any = None,
 ) -> Tensor:
     """``torch.norm``, as ``vector_norm``."""
     return vector_norm(features, 2 if p == "fro" else p, dim, keepdim, dtype)

@@ -73,7 +73,7 @@ def sample_sums(rows: Tensor, level: Level) -> Tensor:
     """(rows, C) -> (N, C), the sum of each sample's rows."""
     if level.uniform:
         return rows.view(len(level.counts), -1, rows.shape[1]).sum(1)
-    return torch.stack([part.sum(0) for part in rows.split(list(level.counts))])
+    return torch.stack([part.sum(0) for part in torch.split(rows, list(level.counts))])
 
 
 def _batch_moments(features: MaskedFeatures, group: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -114,7 +114,7 @@ class _SumOverRanks(torch.autograd.Function):
 
 
 def _sum_over_ranks(values: Tensor, group: Any) -> Tensor:
-    return values if group is None else cast(Tensor, _SumOverRanks.apply(values, group))
+    return values if group is None else cast(Tensor, _SumOverRanks.apply(values, group))  # type: ignore[no-untyped-call]
 
 
 def _ranks(module: AnyBatchNorm) -> Any:
@@ -137,7 +137,7 @@ def _per_sample(
     if features.level.uniform:
         return features.with_values(_row_group_norm(rows, len(counts), groups, weight, bias, eps))
     parts = [
-        _row_group_norm(part, 1, groups, weight, bias, eps) for part in rows.split(list(counts)) if len(part)
+        _row_group_norm(part, 1, groups, weight, bias, eps) for part in torch.split(rows, list(counts)) if len(part)
     ]
     return features.with_values(torch.cat(parts) if parts else rows)
 
@@ -145,7 +145,7 @@ def _per_sample(
 def _row_group_norm(
     rows: Tensor, samples: int, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> Tensor:
-    """torch's own kernel on a channels-last view of (samples * n, C) rows."""
+    """Torch's own kernel on a channels-last view of (samples * n, C) rows."""
     image = rows.view(samples, -1, 1, rows.shape[1]).permute(0, 3, 1, 2)
     normalised = torch.group_norm(image, groups, weight, bias, eps)
     return normalised.permute(0, 2, 3, 1).reshape(rows.shape)
@@ -175,7 +175,7 @@ def _per_channel(values: Tensor, channels: int) -> Tensor:
 
 
 def _native_batch_norm(module: AnyBatchNorm, rows: Tensor) -> Tensor:
-    """torch's own kernel on a channels-last view of the rows; it moves the running moments as well."""
+    """Torch's own kernel on a channels-last view of the rows; it moves the running moments as well."""
     image = rows.view(1, -1, 1, rows.shape[1]).permute(0, 3, 1, 2)
     factor = _factor(module) if module.training and module.running_mean is not None else 0.0
     normalised = torch.batch_norm(
@@ -184,9 +184,8 @@ def _native_batch_norm(module: AnyBatchNorm, rows: Tensor) -> Tensor:
     return normalised.permute(0, 2, 3, 1).reshape(rows.shape)
 
 
-def _affine_of(features: MaskedFeatures, mean: Tensor, variance: Tensor | None, module: Any) -> MaskedFeatures:
+def _affine_of(features: MaskedFeatures, mean: Tensor, variance: Any, module: Any) -> MaskedFeatures:
     """Normalise every sample with the same (C,) moments, and apply the module's affine."""
-    assert variance is not None  # kept together with the mean
     scale = (variance + module.eps).rsqrt()
     if module.weight is not None:
         scale = scale * module.weight

@@ -86,7 +86,8 @@ def global_norm(features: MaskedFeatures) -> Tensor:
         # The root has no gradient at 0, where torch's norm defines it as 0.
         root = torch.where(squares > 0, squares, 1.0).sqrt() * (squares > 0)
         return root[:, :, None, None, None]
-    return torch.linalg.vector_norm(features.dense(), dim=(2, 3, 4), keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(features.dense(), dim=(2, 3, 4), keepdim=True)
+    return norm
 
 
 def max_pool_module(module: nn.MaxPool3d, features: MaskedFeatures) -> MaskedFeatures:
@@ -135,7 +136,8 @@ def _to_rows(bricks: Tensor) -> Tensor:
 
 def _gather(rows: Tensor, windows: Windows, fill: float) -> Tensor:
     """(rows, C) -> (units, C, z, y, x), channels-last."""
-    return cast(Tensor, _Gather.apply(rows, windows, fill)).permute(0, 4, 1, 2, 3)
+    bricks = cast(Tensor, _Gather.apply(rows, windows, fill))  # type: ignore[no-untyped-call]
+    return bricks.permute(0, 4, 1, 2, 3)
 
 
 class _Gather(torch.autograd.Function):
@@ -147,4 +149,5 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.windows.fold(gradient.contiguous()), None, None
+        folded: Tensor = ctx.windows.fold(gradient.contiguous())
+        return folded, None, None

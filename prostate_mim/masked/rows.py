@@ -57,7 +57,7 @@ def convolve_rows(rows: Tensor, weight: Tensor, bias: Tensor | None, plan: RowCo
         bias = None if bias is None else bias.to(kind)
     if plan.symmetric and plan.groups == 1 and prod(plan.windows.key.kernel) == 1:
         return functional.linear(rows, weight.flatten(1), bias)
-    out = cast(Tensor, _ConvolveRows.apply(rows, weight, plan))
+    out = cast(Tensor, _ConvolveRows.apply(rows, weight, plan))  # type: ignore[no-untyped-call]
     return out if bias is None else out + bias
 
 
@@ -88,10 +88,7 @@ def _row_gradient(gradient: Tensor, weight: Tensor, plan: RowConvolution) -> Ten
         if plan.as_matrix:
             return _matrix_product(gradient, _flat(turned).t(), windows)
         return _bricks(gradient, turned, plan)
-    if plan.as_matrix:
-        seen = gradient @ _flat(weight)
-    else:
-        seen = _dense_gradient(gradient, None, weight, plan)
+    seen = gradient @ _flat(weight) if plan.as_matrix else _dense_gradient(gradient, None, weight, plan)
     return windows.fold(seen.view(-1, *windows.shape_zyx, weight.shape[1] * plan.groups))
 
 

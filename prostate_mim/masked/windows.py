@@ -68,15 +68,16 @@ class Windows:
         reach = [s * (n - 1) + 1 for s, n in zip(self._spread, self.shape_zyx, strict=True)]
         last = corners[:, 1:].amax(0).tolist() if len(corners) else [0, 0, 0]
         after = [
-            max(0, int(m) + r - (n + p))
-            for m, r, n, p in zip(last, reach, source.size_zyx, key.padding, strict=True)
+            max(0, int(m) + r - (n + p)) for m, r, n, p in zip(last, reach, source.size_zyx, key.padding, strict=True)
         ]
         (pz, py, px), (az, ay, ax) = key.padding, after
         padded = functional.pad(source.row_of, (px, ax, py, ay, pz, az), value=-1)
         _, d, h, w = padded.shape
         n, z, y, x = corners.unbind(1)
         base = ((n * d + z) * h + y) * w + x
-        oz, oy, ox = (torch.arange(c, device=base.device) * s for c, s in zip(self.shape_zyx, self._spread, strict=True))
+        oz, oy, ox = (
+            torch.arange(c, device=base.device) * s for c, s in zip(self.shape_zyx, self._spread, strict=True)
+        )
         offset = ((oz[:, None, None] * h + oy[:, None]) * w + ox).flatten()
         found = padded.flatten().take(base[:, None] + offset)
         return torch.where(found < 0, source.rows, found)
@@ -99,7 +100,7 @@ class Windows:
         n, *position = self._source.places.unbind(1)
         # Per axis: which units' windows reach this position, and at which place of the window.
         axes = [self._covering(axis, position[axis], unit_of.shape[axis + 1]) for axis in range(3)]
-        units, _ = len(target.blocks) if key.by_block else target.rows, None
+        units = len(target.blocks) if key.by_block else target.rows
         size = self.shape_zyx[0] * self.shape_zyx[1] * self.shape_zyx[2]
         columns = []
         for uz, wz, vz in axes[0]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from prostate_mim.errors import UsageError
+
 Triple = tuple[int, int, int]
 
 
@@ -21,6 +23,25 @@ def cells_to_voxels(cells: Tensor, stride_zyx: Triple) -> Tensor:
     z, y, x = stride_zyx
     split = cells.reshape(n, z, y, x, d, h, w)
     return split.permute(0, 4, 1, 5, 2, 6, 3).reshape(n, 1, d * z, h * y, w * x)
+
+
+def voxels_to_cells(voxels: Tensor, cell_zyx: Triple) -> Tensor:
+    """(N, C, D, H, W) -> (N, C*z*y*x, D/z, H/y, W/x): with C = 1 the inverse of ``cells_to_voxels``.
+
+    Raises:
+        UsageError: the volume is not a whole number of cells along an axis.
+    """
+    n, channels, *size = voxels.shape
+    for axis, length, cell in zip("zyx", size, cell_zyx, strict=True):
+        if length % cell:
+            raise UsageError(
+                f"volume of {length} voxels along {axis} is not a multiple of the cell of {cell} voxels; "
+                "crop or pad it to a multiple"
+            )
+    z, y, x = cell_zyx
+    d, h, w = size[0] // z, size[1] // y, size[2] // x
+    split = voxels.reshape(n, channels, d, z, h, y, w, x)
+    return split.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(n, channels * z * y * x, d, h, w)
 
 
 def to_blocks(voxels: Tensor, block_zyx: Triple) -> Tensor:

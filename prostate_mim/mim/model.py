@@ -1,37 +1,65 @@
 """MaskedImageModel: hide -> encode -> decode -> loss.
 
     voxels (N, 1, D, H, W), hidden_blocks (N, gz, gy, gx) bool, True = hidden
-      1 hide      hidden voxels become 0 (the mean of a z-scored crop) before the encoder sees anything
-      2 encode    the ordinary dense encoder
-      3 decode    a learned token marks hidden cells; top-down over the coarser stages; a linear map to voxels
-      4 loss      mean squared error to block-normalised voxels, on hidden voxels only
+      1 hide      hidden blocks are kept from the encoder
+      2 encode    the encoder computes with visible voxels only, by masked operators (or in a dense way, to compare)
+      3 decode    features -> F values for every cell of the coarsest stage, (N, F, d, h, w)
+      4 loss      the values are compared with the target's, where voxels were hidden and measured
 
-Block-normalised targets: He et al. 2022 (MAE), section 4.1. The encoder here is dense ("zero-filled" MIM, the
-baseline of the field); the exact masked operators take its place behind the same signature.
+Which encoding, decoder, target and losses: a ``Method``. Masked operators: ``prostate_mim.masked``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
+from prostate_mim.errors import UsageError
 from prostate_mim.mim.blocks import BlockGrid, expand_blocks
-from prostate_mim.mim.decoders import TopDownDecoder
-from prostate_mim.mim.layout import from_blocks, to_blocks
-from prostate_mim.mim.targets import block_moments
+from prostate_mim.mim.decoders import build_decoder
+from prostate_mim.mim.encoding import Encoding
+from prostate_mim.mim.layout import cells_to_voxels, to_blocks, voxels_to_cells
+from prostate_mim.mim.losses import build_loss
+from prostate_mim.mim.methods import METHODS, Method
+from prostate_mim.mim.strategies import build_strategy, parse_ratio
+from prostate_mim.mim.targets import TargetSource, build_target, counted_cells
+from prostate_mim.mim.teacher import EmaTeacher
 from prostate_mim.nets.encoder import Encoder
+from prostate_mim.spec import InputSpec
+
+
+@dataclass(frozen=True)
+class MimBatch:
+    """What one pass is given.
+
+    Attributes:
+        voxels: (N, 1, D, H, W) float, z-scored: the truth.
+        inside: (N, 1, D, H, W) bool, True = measured; padding is never part of the loss.
+        hidden_blocks: (N, gz, gy, gx) bool, True = hidden from the encoder.
+        gland: (N, 1, D, H, W) bool, or None where no gland is known.
+        changed: (N, 1, D, H, W) what the encoder gets instead of ``voxels`` (dropped frequencies, corruption), or None.
+        frequencies: (N, H, W) bool in ``fft2`` order, True = dropped from every slice: then only these are scored.
+    """
+
+    voxels: Tensor
+    inside: Tensor
+    hidden_blocks: Tensor
+    gland: Tensor | None = None
+    changed: Tensor | None = None
+    frequencies: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class MimOutput:
-    """What one forward pass of masked image modelling gives.
+    """What one pass gives.
 
     Attributes:
-        loss: () mean squared error over counted voxels.
-        prediction: (N, blocks, voxels per block), block-normalised.
-        block_error: (N, blocks) mean squared error of each block over voxels inside the study; 0 where none is.
-        counted: (N, blocks, voxels per block) bool: hidden, and inside the study.
+        loss: () weighted sum of the method's losses over counted values.
+        prediction: (N, F, d, h, w) values per cell.
+        block_error: (N, gz, gy, gx) mean of the first loss over each block's counted values; 0 where none is.
+        counted: (N, F or 1, d, h, w) bool: hidden, and inside the study.
     """
 
     loss: Tensor
@@ -41,52 +69,110 @@ class MimOutput:
 
 
 class MaskedImageModel(nn.Module):
-    """An encoder, a light decoder, and the loss between them.
+    """An encoder, a decoder that is thrown away, and the loss between them.
 
     Args:
-        encoder: any ``Encoder``; after training it is published as it is.
-        grid: how crops divide into blocks (``BlockGrid.from_mm`` checks the strides).
+        encoder: any ``Encoder``; it is trained in place and published as it is.
+        grid: how crops divide into blocks.
+        method: see ``METHODS``.
+        spacing_mm_zyx: voxel size, for targets that measure in mm.
+        path: of the masked operators, see ``Encoding``.
+
+    Raises:
+        UsageError: target, decoder and losses do not go together, or the encoder has parts without a masked form.
     """
 
-    def __init__(self, encoder: Encoder, grid: BlockGrid) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        grid: BlockGrid,
+        method: Method = METHODS["fcmae"],
+        spacing_mm_zyx: tuple[float, float, float] = InputSpec.spacing_mm_zyx,
+        path: str = "auto",
+    ) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.grid = grid
-        self.decoder = TopDownDecoder(encoder.stage_info)
+        self.grid, self.method = grid, method
+        self.encoding = Encoding(encoder, grid, method.encoding, path)
+        stages = self.encoding.stages
+        self.target = build_target(method.target, spacing_mm_zyx, feature_channels=stages[-1].channels)
+        self.decoder = build_decoder(method.decoder, stages, self.target)
+        self.losses = [(build_loss(name, self.target), weight) for name, weight in method.losses]
+        self.strategy, self.ratio = build_strategy(method.strategy), parse_ratio(method.ratio)
+        self._check_ratio()
+        needed = method.target == "features" or "difficulty" in self.strategy.needs
+        self.teacher = EmaTeacher(self.encoding, self.decoder) if needed else None
 
-    def forward(self, voxels: Tensor, hidden_blocks: Tensor, inside: Tensor) -> MimOutput:
-        """One pass.
+    def _check_ratio(self) -> None:
+        """A useless ratio is refused before an hour of reading."""
+        for value in self.ratio.values:
+            self.strategy.hidden_count(self.grid, value)
 
-        Args:
-            voxels: (N, 1, D, H, W) float, z-scored.
-            hidden_blocks: (N, gz, gy, gx) bool, True = hidden from the encoder.
-            inside: (N, 1, D, H, W) bool, True = measured; padding is never part of the loss.
-        """
-        hidden = expand_blocks(hidden_blocks, self.grid.block_zyx)
-        prediction = self.reconstruct(voxels.masked_fill(hidden, 0.0), hidden_blocks)
-        return self.score(prediction, voxels, hidden, inside)
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder; its ``state_dict`` is that of the dense network."""
+        encoder: Encoder = self.encoding.encoder  # type: ignore[assignment]
+        return encoder
 
-    def reconstruct(self, visible_voxels: Tensor, hidden_blocks: Tensor) -> Tensor:
-        """Voxels with the hidden ones zeroed -> (N, 1, D, H, W) block-normalised prediction of every voxel."""
-        z, y, x = self.encoder.total_stride_zyx
-        bz, by, bx = self.grid.block_zyx
-        hidden_cells = expand_blocks(hidden_blocks, (bz // z, by // y, bx // x))
-        prediction: Tensor = self.decoder(self.encoder(visible_voxels), hidden_cells)
+    @property
+    def cell_zyx(self) -> tuple[int, int, int]:
+        """Voxels per cell of the encoder's coarsest stage."""
+        return self.encoding.cell_zyx
+
+    def forward(self, batch: MimBatch) -> MimOutput:
+        """One pass."""
+        given = batch.voxels if batch.changed is None else batch.changed
+        return self.score(self.predict(given, batch.hidden_blocks), batch)
+
+    def predict(self, voxels: Tensor, hidden_blocks: Tensor) -> Tensor:
+        """(N, 1, D, H, W), (N, gz, gy, gx) -> (N, F, d, h, w)."""
+        features = self.encoding(voxels, hidden_blocks, self.decoder.levels)
+        hidden = [self.encoding.at_stage(hidden_blocks, stage) for stage in self.encoding.stages[-len(features) :]]
+        # Restoration hides nothing, and scores every cell.
+        asked = torch.ones_like(hidden[-1]) if not hidden_blocks.any() else hidden[-1]
+        prediction: Tensor = self.decoder(features, [~cells for cells in hidden], asked)
         return prediction
 
-    def score(self, prediction: Tensor, voxels: Tensor, hidden: Tensor, inside: Tensor) -> MimOutput:
-        """Compare a (N, 1, D, H, W) prediction with the block-normalised voxels where they were hidden."""
-        block = self.grid.block_zyx
-        found = to_blocks(prediction.float(), block)
-        blocks = to_blocks(voxels.float(), block)
-        mean, deviation = block_moments(blocks)
-        counted = to_blocks(hidden & inside, block)
-        error = (found - (blocks - mean) / deviation).square() * counted
-        per_block = error.sum(2) / counted.sum(2).clamp(min=1)
-        loss = error.sum() / counted.sum().clamp(min=1)
-        return MimOutput(loss, found, per_block, counted)
+    def score(self, prediction: Tensor, batch: MimBatch) -> MimOutput:
+        """Compare a (N, F, d, h, w) prediction with the target where voxels were hidden and measured."""
+        source = self.source(batch)
+        with torch.no_grad():
+            wanted = self.target.values(source, self.grid, self.cell_zyx)
+            hidden = expand_blocks(batch.hidden_blocks, self.grid.block_zyx)
+            everything = self.method.scores == "all" or batch.frequencies is not None
+            counted = counted_cells(self.target, hidden | everything, batch.inside, self.cell_zyx)
+        found = prediction
+        if batch.frequencies is not None:
+            found, wanted = (self._only(values, batch.frequencies) for values in (prediction.float(), wanted))
+        total = torch.zeros((), device=prediction.device)
+        scored = []
+        for loss, weight in self.losses:
+            scored.append(loss(found, wanted, counted, self.cell_zyx))
+            total = total + weight * scored[-1].loss
+        return MimOutput(total, prediction, self._block_error(scored[0].cell_error, counted), counted)
 
-    def to_voxels(self, output: MimOutput, voxels: Tensor) -> Tensor:
-        """Undo the block normalisation with the true blocks' moments: (N, 1, D, H, W), for pictures only."""
-        mean, deviation = block_moments(to_blocks(voxels.float(), self.grid.block_zyx))
-        return from_blocks(output.prediction * deviation + mean, self.grid.block_zyx, self.grid.grid_zyx)
+    def source(self, batch: MimBatch) -> TargetSource:
+        """What the target may look at."""
+        voxels = batch.voxels if batch.voxels.dtype == torch.float64 else batch.voxels.float()
+        wants_teacher = self.teacher is not None and self.target.name == "features"
+        teacher = self.teacher.features(voxels) if self.teacher is not None and wants_teacher else None
+        return TargetSource(voxels, batch.inside, batch.gland, teacher)
+
+    def to_voxels(self, output: MimOutput, batch: MimBatch) -> Tensor | None:
+        """The prediction as (N, 1, D, H, W) in z-scores, for pictures only; None where the target is no image."""
+        return self.target.to_voxels(output.prediction, self.source(batch), self.grid, self.cell_zyx)
+
+    def _only(self, values: Tensor, frequencies: Tensor) -> Tensor:
+        """(N, F, d, h, w) voxelwise -> the same with nothing but the given in-plane frequencies."""
+        if not self.target.voxelwise:
+            raise UsageError(
+                f"strategy {self.method.strategy!r} hides frequencies, which target {self.target.name!r} does not "
+                "have; use target 'voxels'"
+            )
+        spectrum = torch.fft.fft2(cells_to_voxels(values, self.cell_zyx)) * frequencies[:, None, None]
+        return voxels_to_cells(torch.fft.ifft2(spectrum).real, self.cell_zyx)
+
+    def _block_error(self, cell_error: Tensor, counted: Tensor) -> Tensor:
+        z, y, x = (block // cell for block, cell in zip(self.grid.block_zyx, self.cell_zyx, strict=True))
+        count = counted.sum(1, keepdim=True)
+        errors, counts = to_blocks(cell_error[:, None] * count, (z, y, x)), to_blocks(count, (z, y, x))
+        return (errors.sum(2) / counts.sum(2).clamp(min=1)).view(-1, *self.grid.grid_zyx)

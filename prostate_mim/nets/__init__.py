@@ -6,13 +6,27 @@ import difflib
 from collections.abc import Callable
 
 from prostate_mim.errors import NotFoundError
+from prostate_mim.nets.convnext import convnext_a, convnext_t
+from prostate_mim.nets.densenet import densenet121
+from prostate_mim.nets.effnet import effnet_lite0
 from prostate_mim.nets.encoder import Encoder, StageInfo
-from prostate_mim.nets.resenc import resenc_s
+from prostate_mim.nets.resenc import resenc_b, resenc_l, resenc_s
+from prostate_mim.nets.resnet import resnet10, resnet18, resnet34, resnet50
 
 __all__ = ["ARCHITECTURES", "Encoder", "StageInfo", "build_encoder"]
 
 ARCHITECTURES: dict[str, Callable[[], Encoder]] = {
     "resenc-s": resenc_s,
+    "resenc-b": resenc_b,
+    "resenc-l": resenc_l,
+    "resnet10": resnet10,
+    "resnet18": resnet18,
+    "resnet34": resnet34,
+    "resnet50": resnet50,
+    "densenet121": densenet121,
+    "effnet-lite0": effnet_lite0,
+    "convnext-a": convnext_a,
+    "convnext-t": convnext_t,
 }
 
 

@@ -1,4 +1,4 @@
-"""The interface every encoder offers: a list of stages, and what each stage is."""
+"""The interface every encoder offers: features at several resolutions, and what each of them is."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+
+# Strides of the four resolutions of every registered encoder, each relative to the one before. At 3.0 x 0.5 x 0.5 mm
+# voxels become 3 x 1 x 1, 3 x 2 x 2, 6 x 4 x 4 and 12 x 8 x 8 mm: through-plane strides begin where through-plane and
+# in-plane spacing have come close, and one coarse cell is one default hidden block.
+PYRAMID_ZYX = ((1, 2, 2), (1, 2, 2), (2, 2, 2), (2, 2, 2))
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,34 @@ class StageInfo:
 
 
 class Encoder(nn.Module):
-    """A 3D CNN as a chain of stages, each one resolution.
+    """A 3D CNN that gives features at several resolutions; subclasses write ``forward``.
+
+    Args:
+        strides_zyx: stride of each resolution relative to the one before (the first: to the input).
+        channels: channels of the features at each resolution.
+    """
+
+    def __init__(self, strides_zyx: Sequence[tuple[int, int, int]], channels: Sequence[int]) -> None:
+        super().__init__()
+        infos: list[StageInfo] = []
+        z = y = x = 1
+        for count, (dz, dy, dx) in zip(channels, strides_zyx, strict=True):
+            z, y, x = z * dz, y * dy, x * dx
+            infos.append(StageInfo(count, (z, y, x)))
+        self.stage_info: tuple[StageInfo, ...] = tuple(infos)
+
+    @property
+    def total_stride_zyx(self) -> tuple[int, int, int]:
+        """Input voxels per voxel of the coarsest stage."""
+        return self.stage_info[-1].stride_zyx
+
+    def forward(self, voxels: Tensor) -> list[Tensor]:
+        """(N, 1, D, H, W) -> one (N, C, D/s, H/s, W/s) per resolution, coarse last."""
+        raise NotImplementedError
+
+
+class StageChain(Encoder):
+    """An encoder that is a chain of stages, each one resolution.
 
     Args:
         stages: modules applied in order; stage k maps (N, C[k-1], ...) to (N, C[k], ...).
@@ -31,19 +63,8 @@ class Encoder(nn.Module):
         strides_zyx: Sequence[tuple[int, int, int]],
         channels: Sequence[int],
     ) -> None:
-        super().__init__()
+        super().__init__(strides_zyx, channels)
         self.stages = nn.ModuleList(stages)
-        infos: list[StageInfo] = []
-        z = y = x = 1
-        for count, (dz, dy, dx) in zip(channels, strides_zyx, strict=True):
-            z, y, x = z * dz, y * dy, x * dx
-            infos.append(StageInfo(count, (z, y, x)))
-        self.stage_info: tuple[StageInfo, ...] = tuple(infos)
-
-    @property
-    def total_stride_zyx(self) -> tuple[int, int, int]:
-        """Input voxels per voxel of the coarsest stage."""
-        return self.stage_info[-1].stride_zyx
 
     def forward(self, voxels: Tensor) -> list[Tensor]:
         """(N, 1, D, H, W) -> one (N, C, D/s, H/s, W/s) per stage, coarse last."""

@@ -17,13 +17,14 @@ from safetensors.torch import load_file, save
 from prostate_mim.engine.checkpoint import find_checkpoints, load_newest, read_checkpoint
 from prostate_mim.engine.loop import LoopConfig
 from prostate_mim.errors import IntegrityError, UsageError
+from prostate_mim.mim import Method
 from prostate_mim.pretraining import PretrainConfig, pretrain
 from prostate_mim.spec import InputSpec
 
 STEPS = 8
 CONFIG = PretrainConfig(
     spec=InputSpec(size_zyx=(8, 32, 32)),
-    mask_ratio=0.5,
+    method=Method(ratio="0.5"),
     loop=LoopConfig(steps=STEPS, batch=2, warmup=2, checkpoint_every=2, device="cpu", seed=5),
 )
 SCRIPT = """
@@ -152,4 +153,4 @@ def test_run_folder_holds_what_is_promised(straight: Path) -> None:
     assert {"step", "seconds", "loss", "learning_rate", "gradient_norm", "studies_per_second"} <= set(line)
     assert list((straight / "tensorboard").glob("events.*"))
     assert PreMIM.from_pretrained(straight).spec == CONFIG.spec
-    assert load_mim(straight).mask_ratio == CONFIG.mask_ratio
+    assert load_mim(straight).model.method == CONFIG.method

@@ -1,26 +1,28 @@
-"""The light decoder of masked pretraining: top-down over the coarser stages, then a linear map to voxels.
+"""The top-down decoder: the coarser stages added up from coarse to fine, then a linear map to voxels.
 
 After SparK (Tian et al. 2023): each level adds the encoder's features of that stage to the upsampled coarser ones.
 Decoding the coarsest stage alone (ConvNeXt-V2's FCMAE) was tried first with the zero-filled encoder and hardly learned
-in the steps a CPU can afford.
+in the steps a CPU can afford. The bundled weights were trained with this decoder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from prostate_mim.mim.layout import Triple, cells_to_voxels, repeat_cells
+from prostate_mim.mim.decoders.base import Decoder, convolution_block, growth_between, require_voxels
+from prostate_mim.mim.layout import cells_to_voxels, repeat_cells, voxels_to_cells
 from prostate_mim.nets.encoder import StageInfo
 
 LEVELS = 3
 
 
-class TopDownDecoder(nn.Module):
-    """The coarsest stages -> voxels.
+class _TopDown(Decoder):
+    """The layers and their order, shared by both faces below: parameters have the same names in each.
 
     Args:
         stages: all stages of the encoder; the last three are decoded.
@@ -30,15 +32,16 @@ class TopDownDecoder(nn.Module):
     def __init__(self, stages: Sequence[StageInfo], width: int = 64) -> None:
         super().__init__()
         levels = list(stages[-LEVELS:])[::-1]
+        self.levels = len(levels)
         self.voxels_zyx = levels[-1].stride_zyx
-        self.growth_zyx = [_ratio(coarse, fine) for coarse, fine in pairwise(levels)]
+        self.growth_zyx = [growth_between(coarse, fine) for coarse, fine in pairwise(levels)]
         self.hidden_token = nn.Parameter(torch.zeros(1, width, 1, 1, 1))
         self.laterals = nn.ModuleList(nn.Conv3d(level.channels, width, 1) for level in levels)
-        self.blocks = nn.ModuleList(_block(width, level) for level in levels)
+        self.blocks = nn.ModuleList(convolution_block(width, level) for level in levels)
         z, y, x = self.voxels_zyx
         self.to_voxels = nn.Conv3d(width, z * y * x, 1)
 
-    def forward(self, features: list[Tensor], hidden_cells: Tensor) -> Tensor:
+    def decode(self, features: list[Tensor], hidden_cells: Tensor) -> Tensor:
         """Features (N, C, d, h, w) per stage, hidden_cells (N, 1, d, h, w) bool at the coarsest -> (N, 1, D, H, W)."""
         values = self.laterals[0](features[-1]) + self.hidden_token * hidden_cells
         values = self.blocks[0](values)
@@ -48,13 +51,37 @@ class TopDownDecoder(nn.Module):
         return cells_to_voxels(self.to_voxels(values), self.voxels_zyx)
 
 
-def _block(width: int, level: StageInfo) -> nn.Sequential:
-    # Stages that have not yet been strided through-plane are convolved in-plane only, like the encoder's.
-    depth = 3 if level.stride_zyx[0] > 1 else 1
-    convolution = nn.Conv3d(width, width, (depth, 3, 3), padding=(depth // 2, 1, 1), bias=False)
-    return nn.Sequential(convolution, nn.GroupNorm(8, width), nn.LeakyReLU(0.01, inplace=True))
+class TopDownDecoder(_TopDown):
+    """The coarsest stages -> voxels.
+
+    Args:
+        stages: all stages of the encoder; the last three are decoded.
+        width: channels inside.
+    """
+
+    def forward(self, features: list[Tensor], hidden_cells: Tensor) -> Tensor:
+        """Features (N, C, d, h, w) per stage, hidden_cells (N, 1, d, h, w) bool at the coarsest -> (N, 1, D, H, W)."""
+        return self.decode(features, hidden_cells)
 
 
-def _ratio(coarse: StageInfo, fine: StageInfo) -> Triple:
-    z, y, x = (a // b for a, b in zip(coarse.stride_zyx, fine.stride_zyx, strict=True))
-    return z, y, x
+class TopDownCells(_TopDown):
+    """The same with the face of ``Decoder``: the voxels of each cell.
+
+    Args:
+        stages: all stages of the encoder; the last three are decoded.
+        outputs: F, the voxels of a cell.
+        width: channels inside.
+
+    Raises:
+        UsageError: F is not the voxels of a cell.
+    """
+
+    needs_voxelwise: ClassVar[bool] = True
+
+    def __init__(self, stages: Sequence[StageInfo], outputs: int, width: int = 64) -> None:
+        super().__init__(stages, width)
+        self.cell_zyx = require_voxels("topdown", stages, outputs)
+
+    def forward(self, features: list[Tensor], visible: list[Tensor], hidden_cells: Tensor) -> Tensor:
+        """As ``Decoder`` says: (N, z*y*x, d, h, w)."""
+        return voxels_to_cells(self.decode(features, hidden_cells), self.cell_zyx)
