@@ -115,6 +115,33 @@ def normalise(voxels: FloatArray, inside: BoolArray, spec: InputSpec, source: st
     return result
 
 
+def mask_on_grid(mask: Volume, geometry: Geometry, size_zyx: tuple[int, int, int]) -> BoolArray:
+    """A mask on another grid: each grid point gets the mask's nearest voxel, by position in the patient.
+
+    Spacing, axes and extent of the mask may be its own. A mask on the grid of a study lands on the very voxels that
+    ``resample`` copies from it.
+
+    Args:
+        mask: labels; everything above 0 counts as True.
+        geometry: of the grid, such as ``Crop.geometry``.
+        size_zyx: voxels of the grid.
+
+    Returns:
+        (z, y, x) bool; False at positions outside the mask's volume.
+    """
+    corners = np.vstack([np.zeros(3), np.eye(3)])
+    first, *others = mask.geometry.position_to_index(geometry.index_to_position(corners))
+    (to_z, to_y, to_x), (z, y, x) = (other - first for other in others), np.ogrid[tuple(slice(n) for n in size_zyx)]
+    found = np.ones(size_zyx, bool)
+    nearest = []
+    for axis, available in enumerate(mask.shape_zyx):
+        index = first[axis] + z * to_z[axis] + y * to_y[axis] + x * to_x[axis]
+        whole = np.floor(index + 0.5 - _TIE).astype(int)
+        found &= (whole >= 0) & (whole < available)
+        nearest.append(np.clip(whole, 0, available - 1))
+    return np.asarray(found & (mask.voxels[tuple(nearest)] > 0))
+
+
 def _start(
     centre: npt.NDArray[np.float64],
     scale: npt.NDArray[np.float64],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def pretrain(
     torch.manual_seed(derive_seed(config.loop.seed, "weights"))
     model = make_model(config)
     room = tuple(n + m for n, m in zip(config.spec.size_zyx, _MARGIN_ZYX, strict=True))
-    regions = load_regions(listed, config.spec, (room[0], room[1], room[2]))
+    regions = load_regions(listed, config.spec, (room[0], room[1], room[2]), masks=model.masks_looked_at)
     dataset = DrawDataset(regions, config.spec, Augmentation(jitter_zyx=_MARGIN_ZYX), config.loop.seed)
     identity = {"task": "pretrain", "studies": len(regions), **_plain(config)}
     loss = mim_loss(config.loop.seed, config.loop.steps)
@@ -124,13 +125,19 @@ def unwrapped(model: nn.Module) -> MaskedImageModel:
     return bare
 
 
-def load_regions(manifest: Manifest, spec: InputSpec, size_zyx: tuple[int, int, int]) -> list[Region]:
-    """Read and resample every study of a manifest, with a progress bar. Stops at the first unusable one."""
+def load_regions(
+    manifest: Manifest, spec: InputSpec, size_zyx: tuple[int, int, int], masks: Collection[str] = ()
+) -> list[Region]:
+    """Read and resample every study of a manifest, with a progress bar. Stops at the first unusable one.
+
+    Args:
+        masks: which of ``gland`` and ``lesion`` to read as well.
+    """
     regions: list[Region] = []
     with progress_bar() as bar:
         task = bar.add_task("reading studies", total=len(manifest.rows))
         for study in open_all(manifest):
-            regions += make_regions([study], spec, size_zyx)
+            regions += make_regions([study], spec, size_zyx, masks)
             bar.advance(task)
     return regions
 

@@ -1,4 +1,4 @@
-"""A manifest row -> its volume and the centre to crop around. Errors speak of rows, not of paths."""
+"""A manifest row -> its volume, its masks and the centre to crop around. Errors speak of rows, not of paths."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from prostate_mim.errors import ManifestError, NotFoundError, ProstateMimError
+from prostate_mim.errors import ManifestError, NotFoundError, ProstateMimError, UsageError
 from prostate_mim.manifest import Manifest, ManifestRow, Point
 from prostate_mim.volume import Volume, read_mask, read_volume
 
+MASKS = ("gland", "lesion")
 _SHORTEST_NAME = 4  # a shorter file name identifies nobody, and would be found inside other words
 
 
@@ -25,11 +27,47 @@ class Study:
         row: where it came from.
         volume: the T2w series.
         centre_mm_lps: (x, y, z) of the lesion, else of the gland, else of the image.
+        where: how messages name the row.
     """
 
     row: ManifestRow
     volume: Volume
     centre_mm_lps: Point
+    where: str
+
+    def read_mask(self, name: str) -> Volume | None:
+        """The row's mask, read now; None where the row has none. A position is no mask.
+
+        Args:
+            name: one of ``MASKS``; ``lesion`` is the row's own lesion, not every lesion of the study.
+
+        Returns:
+            (z, y, x) int16 labels on the mask's own grid; at least one is above 0.
+
+        Raises:
+            VolumeError, NotFoundError: as ``prostate_mim.volume.read_mask``, with the row in place of the path.
+            ManifestError: the mask is empty, or not of this volume.
+            UsageError: an unknown name.
+        """
+        if name not in MASKS:
+            raise UsageError(f"mask {name!r} is unknown; choose {' or '.join(MASKS)}")
+        path = self.row.gland_mask if name == "gland" else self.row.lesion_mask
+        if path is None:
+            return None
+        where = f"{self.where} ({name}_mask)"
+        found, indices = _filled_mask(where, path, self.row.spacing_mm_zyx)
+        bare = self.row.spacing_mm_zyx is not None  # arrays without a place: only an equal shape tells that they match
+        if bare and found.shape_zyx != self.volume.shape_zyx:
+            raise ManifestError(
+                f"{where}: the mask has {found.shape_zyx} voxels, the volume {self.volume.shape_zyx}; "
+                "arrays without geometry need one shape"
+            )
+        places = self.volume.geometry.position_to_index(found.geometry.index_to_position(indices))
+        if not ((places > -0.5) & (places < np.asarray(self.volume.shape_zyx) - 0.5)).all(1).any():
+            raise ManifestError(
+                f"{where}: nothing of the mask lies within the volume; it needs the geometry of this very series"
+            )
+        return found
 
 
 def open_study(manifest: Manifest, row: ManifestRow) -> Study:
@@ -67,7 +105,7 @@ def _place(manifest: Manifest, row: ManifestRow, volume: Volume) -> Study:
             f"{where}: the lesion at ({centre[0]:.1f}, {centre[1]:.1f}, {centre[2]:.1f}) mm lies outside the volume; "
             "position_mm_lps is x y z in LPS (not RAS, not voxels) of this very series"
         )
-    return Study(row, named, centre)
+    return Study(row, named, centre, where)
 
 
 def _centre(manifest: Manifest, row: ManifestRow, volume: Volume) -> Point:
@@ -86,13 +124,19 @@ def mask_centre(where: str, path: Path, spacing_mm_zyx: Point | None = None) -> 
     Raises:
         ManifestError: the mask is empty.
     """
-    with _speak_of(where, path):
-        mask = read_mask(path, spacing_mm_zyx=spacing_mm_zyx)
-    indices = np.argwhere(np.asarray(mask.voxels, np.int16) > 0)
-    if len(indices) == 0:
-        raise ManifestError(f"{where}: the mask is empty; remove it or give a position")
+    mask, indices = _filled_mask(where, path, spacing_mm_zyx)
     x, y, z = (float(v) for v in mask.geometry.index_to_position(indices.mean(0)))
     return x, y, z
+
+
+def _filled_mask(where: str, path: Path, spacing_mm_zyx: Point | None) -> tuple[Volume, npt.NDArray[np.intp]]:
+    """A mask, and the (n, 3) indices z, y, x of its non-zero voxels, of which there is at least one."""
+    with _speak_of(where, path):
+        mask = read_mask(path, spacing_mm_zyx=spacing_mm_zyx)
+    indices = np.argwhere(mask.voxels > 0)
+    if len(indices) == 0:
+        raise ManifestError(f"{where}: the mask is empty; remove it or give a position")
+    return mask, indices
 
 
 @contextmanager

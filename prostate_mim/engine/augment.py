@@ -29,15 +29,27 @@ class Augmentation:
 
 
 def augment(
-    voxels: FloatArray, inside: BoolArray, settings: Augmentation, rng: np.random.Generator
-) -> tuple[FloatArray, BoolArray]:
-    """Vary one crop; (z, y, x) in and out. Padding stays exactly 0."""
+    voxels: FloatArray, inside: BoolArray, settings: Augmentation, rng: np.random.Generator, *masks: BoolArray
+) -> tuple[FloatArray, BoolArray, *tuple[BoolArray, ...]]:
+    """Vary one crop; (z, y, x) in and out. Padding stays exactly 0.
+
+    Args:
+        voxels: float32, z-scored.
+        inside: True = measured.
+        settings: what may be varied.
+        rng: the only source of randomness; ``masks`` take nothing from it.
+        masks: of the same crop; mirrored where the voxels are.
+
+    Returns:
+        voxels, inside and each of ``masks``.
+    """
     if settings.flip_left_right and rng.random() < 0.5:
         voxels, inside = voxels[:, :, ::-1], inside[:, :, ::-1]
+        masks = tuple(array[:, :, ::-1] for array in masks)
     gain = 1 + settings.contrast * rng.uniform(-1, 1)
     shift = settings.contrast * rng.uniform(-1, 1)
     varied = voxels * np.float32(gain) + np.float32(shift)
     if settings.noise:
         deviation = settings.noise * rng.random()
         varied = varied + rng.standard_normal(varied.shape, np.float32) * np.float32(deviation)
-    return np.where(inside, varied, np.float32(0)).astype(np.float32), inside
+    return np.where(inside, varied, np.float32(0)).astype(np.float32), inside, *masks

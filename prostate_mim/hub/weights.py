@@ -44,6 +44,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], stored_dtype: str, source: str) -> LoadReport:
     """Fill ``module`` from ``tensors``, which must have exactly its keys and shapes, all of ``stored_dtype``.
 
+    Whole numbers (the batches a batch norm has seen) keep their own type.
+
     Raises:
         IntegrityError: naming the first missing, surplus, misshapen or mistyped tensors.
     """
@@ -61,8 +63,10 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], stored_dtype
             raise IntegrityError(
                 f"{source}: {key} has shape {tuple(value.shape)}, the architecture has {tuple(own[key].shape)}"
             )
-        if value.dtype != DTYPES[stored_dtype]:
-            raise IntegrityError(f"{source}: {key} is {value.dtype}, config.json says {stored_dtype}")
+        expected = DTYPES[stored_dtype] if own[key].is_floating_point() else own[key].dtype
+        if value.dtype != expected:
+            says = str(expected).removeprefix("torch.")
+            raise IntegrityError(f"{source}: {key} is {value.dtype}, config.json says {says}")
         if not torch.isfinite(value).all():
             raise IntegrityError(f"{source}: {key} holds values that are not finite")
         if value.dtype != own[key].dtype:
@@ -72,7 +76,7 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], stored_dtype
 
 
 def stored(module: nn.Module, dtype: str) -> dict[str, Tensor]:
-    """A module's tensors in their published dtype.
+    """A module's tensors in their published dtype; whole numbers keep their own.
 
     Raises:
         UsageError: weights are not published in that dtype.
@@ -80,7 +84,10 @@ def stored(module: nn.Module, dtype: str) -> dict[str, Tensor]:
     """
     if dtype not in DTYPES:
         raise UsageError(f"dtype {dtype!r}: weights are published as one of {sorted(DTYPES)}")
-    tensors = {key: value.detach().cpu().to(DTYPES[dtype]).contiguous() for key, value in module.state_dict().items()}
+    tensors = {
+        key: value.detach().cpu().to(DTYPES[dtype] if value.is_floating_point() else value.dtype).contiguous()
+        for key, value in module.state_dict().items()
+    }
     for key, value in tensors.items():
         if not torch.isfinite(value).all():
             raise IntegrityError(f"{key} does not fit {dtype}; publish float32")

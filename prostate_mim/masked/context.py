@@ -94,15 +94,15 @@ class Level:
 
     @cached_property
     def row_of(self) -> Tensor:
-        """(N, d, h, w) int32: the row of every position, -1 where it is hidden."""
-        table = torch.full(self.visible.shape, -1, dtype=torch.int32, device=self.flat.device)
+        """(N, d, h, w) int32: the row of every position, ``rows`` where it is hidden."""
+        table = torch.full(self.visible.shape, self.rows, dtype=torch.int32, device=self.flat.device)
         table.view(-1)[self.flat] = torch.arange(self.rows, dtype=torch.int32, device=self.flat.device)
         return table[:, 0]
 
     @cached_property
     def block_row_of(self) -> Tensor:
-        """(N, gz, gy, gx) int32: the number of every visible block in row order, -1 where it is hidden."""
-        table = torch.full(self._blocks.shape, -1, dtype=torch.int32, device=self._blocks.device)
+        """(N, gz, gy, gx) int32: the number of every visible block in row order, their count where it is hidden."""
+        table = torch.full(self._blocks.shape, len(self.blocks), dtype=torch.int32, device=self._blocks.device)
         table[tuple(self.blocks.unbind(1))] = torch.arange(
             len(self.blocks), dtype=torch.int32, device=self._blocks.device
         )

@@ -29,7 +29,7 @@ def max_pool(
         values = torch.where(features.visible, features.values, -math.inf)
         values = functional.pad(values, _around(features, around), value=-math.inf)
         return features.with_values(_finite(functional.max_pool3d(values, size, step, 0, spread)), level)
-    windows = choose_windows(features.level, level, (size, step, spread, before), split=True)
+    windows = choose_windows(features.level, level, (size, step, spread, before), dense=True)
     bricks = _gather(features.values, windows, -math.inf)
     if windows.key.by_block:
         pooled = functional.max_pool3d(bricks, size, step, 0, spread)
@@ -46,7 +46,7 @@ def average_pool(features: MaskedFeatures, kernel: Any, stride: Any = None, padd
     if isinstance(features, DenseFeatures):
         values = functional.pad(features.dense(), _around(features, around))
         return features.with_values(functional.avg_pool3d(values, size, step) / share, level)
-    windows = choose_windows(features.level, level, (size, step, (1, 1, 1), before), split=True)
+    windows = choose_windows(features.level, level, (size, step, (1, 1, 1), before), dense=True)
     bricks = _gather(features.values, windows, 0.0)
     means = _to_rows(functional.avg_pool3d(bricks, size, step if windows.key.by_block else size))
     per_row = share.reshape(-1, 1).index_select(0, level.flat)

@@ -20,6 +20,7 @@ from prostate_mim.masked.windows import Windows
 
 # im2col is made and used in pieces of about this many values, which stay in the second-level cache.
 _PIECE = 400_000
+_TURNED_AT_MOST = 500_000  # values of a weight
 _FEWEST_ROWS = 256  # below that a matrix product is bound by reading the weights
 
 
@@ -97,10 +98,18 @@ def _weight_gradient(rows: Tensor, gradient: Tensor, weight: Tensor, plan: RowCo
     if not plan.as_matrix:
         return _dense_gradient(gradient, plan.windows.gather(rows), weight, plan)
     outputs, inputs, *kernel = weight.shape
-    total = rows.new_zeros(prod(kernel) * inputs, outputs)
+    width = prod(kernel) * inputs
+    # The product is faster the other way round, but large weights then have to be turned, which costs more.
+    turned = outputs * width < _TURNED_AT_MOST
+    kind = torch.promote_types(rows.dtype, torch.float32)  # pieces are summed in no less than single precision
+    total = torch.zeros((width, outputs) if turned else (outputs, width), dtype=kind, device=rows.device)
     for piece, columns in _pieces(rows, plan.windows):
-        total.addmm_(columns.t(), gradient[piece])
-    return total.t().view(outputs, *kernel, inputs).permute(0, 4, 1, 2, 3)
+        left, right = (columns.t(), gradient[piece]) if turned else (gradient[piece].t(), columns)
+        if kind == rows.dtype:
+            total.addmm_(left, right)
+        else:
+            total += left @ right
+    return (total.t() if turned else total).to(weight.dtype).reshape(outputs, *kernel, inputs).permute(0, 4, 1, 2, 3)
 
 
 def _bricks(rows: Tensor, weight: Tensor, plan: RowConvolution) -> Tensor:

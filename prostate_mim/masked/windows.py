@@ -71,7 +71,7 @@ class Windows:
             max(0, int(m) + r - (n + p)) for m, r, n, p in zip(last, reach, source.size_zyx, key.padding, strict=True)
         ]
         (pz, py, px), (az, ay, ax) = key.padding, after
-        padded = functional.pad(source.row_of, (px, ax, py, ay, pz, az), value=-1)
+        padded = functional.pad(source.row_of, (px, ax, py, ay, pz, az), value=source.rows)
         _, d, h, w = padded.shape
         n, z, y, x = corners.unbind(1)
         base = ((n * d + z) * h + y) * w + x
@@ -79,8 +79,7 @@ class Windows:
             torch.arange(c, device=base.device) * s for c, s in zip(self.shape_zyx, self._spread, strict=True)
         )
         offset = ((oz[:, None, None] * h + oy[:, None]) * w + ox).flatten()
-        found = padded.flatten().take(base[:, None] + offset)
-        return torch.where(found < 0, source.rows, found)
+        return padded.flatten().take(base[:, None] + offset)
 
     def _corners(self) -> Tensor:
         """(units, 4) int64: sample and first position of every window, counted from the padded corner."""
@@ -106,10 +105,9 @@ class Windows:
         for uz, wz, vz in axes[0]:
             for uy, wy, vy in axes[1]:
                 for ux, wx, vx in axes[2]:
-                    unit = unit_of[n, uz, uy, ux]
-                    place = unit.long() * size + (wz * self.shape_zyx[1] + wy) * self.shape_zyx[2] + wx
-                    columns.append(torch.where(vz & vy & vx & (unit >= 0), place, units * size))
-        return torch.stack(columns, 1).to(torch.int32)
+                    place = unit_of[n, uz, uy, ux] * size + ((wz * self.shape_zyx[1] + wy) * self.shape_zyx[2] + wx)
+                    columns.append(torch.where(vz & vy & vx, place, units * size))
+        return torch.stack(columns, 1).clamp(max=units * size).to(torch.int32)
 
     def _covering(self, axis: int, position: Tensor, units: int) -> list[tuple[Tensor, Tensor, Tensor]]:
         """For each candidate: (unit, place in its window, valid), each (rows,)."""

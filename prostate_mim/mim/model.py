@@ -23,7 +23,7 @@ from prostate_mim.mim.encoding import Encoding
 from prostate_mim.mim.layout import cells_to_voxels, to_blocks, voxels_to_cells
 from prostate_mim.mim.losses import build_loss
 from prostate_mim.mim.methods import METHODS, Method
-from prostate_mim.mim.strategies import build_strategy, parse_ratio
+from prostate_mim.mim.strategies import build_strategy, check_ratio, parse_ratio
 from prostate_mim.mim.targets import TargetSource, build_target, counted_cells
 from prostate_mim.mim.teacher import EmaTeacher
 from prostate_mim.nets.encoder import Encoder
@@ -98,20 +98,20 @@ class MaskedImageModel(nn.Module):
         self.decoder = build_decoder(method.decoder, stages, self.target)
         self.losses = [(build_loss(name, self.target), weight) for name, weight in method.losses]
         self.strategy, self.ratio = build_strategy(method.strategy), parse_ratio(method.ratio)
-        self._check_ratio()
+        check_ratio(self.strategy, grid, self.ratio)  # a useless one is refused before an hour of reading
         needed = method.target == "features" or "difficulty" in self.strategy.needs
         self.teacher = EmaTeacher(self.encoding, self.decoder) if needed else None
-
-    def _check_ratio(self) -> None:
-        """A useless ratio is refused before an hour of reading."""
-        for value in self.ratio.values:
-            self.strategy.hidden_count(self.grid, value)
 
     @property
     def encoder(self) -> Encoder:
         """The encoder; its ``state_dict`` is that of the dense network."""
         encoder: Encoder = self.encoding.encoder  # type: ignore[assignment]
         return encoder
+
+    @property
+    def masks_looked_at(self) -> frozenset[str]:
+        """Which of ``gland`` and ``lesion`` the strategy or the target can make use of."""
+        return (self.strategy.needs & {"gland", "lesion"}) | ({"gland"} if self.target.name == "gland" else frozenset())
 
     @property
     def cell_zyx(self) -> tuple[int, int, int]:

@@ -37,7 +37,7 @@ def build_encoder(architecture: str) -> Encoder:
         NotFoundError: unknown architecture; the nearest known name is suggested.
     """
     if architecture not in ARCHITECTURES:
-        near = difflib.get_close_matches(architecture, ARCHITECTURES, n=1, cutoff=0.0)[0]
+        near = [*difflib.get_close_matches(architecture, ARCHITECTURES, n=1, cutoff=0.1), "resenc-s"][0]
         known = ", ".join(ARCHITECTURES)
         raise NotFoundError(f"architecture {architecture!r} is unknown; did you mean {near!r}? (known: {known})")
     return ARCHITECTURES[architecture]()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from monai.networks.nets.densenet import DenseNet121
 from torch import Tensor, nn
 
-from prostate_mim.nets.encoder import PYRAMID_ZYX, Encoder
+from prostate_mim.nets.encoder import PYRAMID_ZYX, Between, Encoder, unchanged
 
 
 def densenet121() -> DenseNetEncoder:
@@ -30,11 +30,12 @@ class DenseNetEncoder(Encoder):
         self.features = parts
         self.act = nn.ReLU()  # what MONAI's head begins with: norm5 alone is not an activation
 
-    def forward(self, voxels: Tensor) -> list[Tensor]:
+    def forward(self, voxels: Tensor, between: Between = unchanged) -> list[Tensor]:
         """(N, 1, D, H, W) -> one (N, C, D/s, H/s, W/s) per resolution, coarse last."""
         given: list[Tensor] = []
         for name, part in self.features.named_children():
             voxels = part(voxels)
             if name in ("relu0", "denseblock1", "denseblock2"):
+                voxels = between(len(given), voxels)
                 given.append(voxels)
-        return [*given, self.act(voxels)]
+        return [*given, between(3, self.act(voxels))]

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from prostate_mim.nets.encoder import PYRAMID_ZYX, Encoder
+from prostate_mim.nets.encoder import PYRAMID_ZYX, Between, Encoder, unchanged
 
 _STEM = 32
 _EPSILON = 1e-3  # of the published batch norms
@@ -70,15 +70,16 @@ class EffNetEncoder(Encoder):
                 self._blocks.append(InvertedBottleneck(inputs, group.width, expansion, group.kernel_zyx, stride))
                 inputs = group.width
 
-    def forward(self, voxels: Tensor) -> list[Tensor]:
+    def forward(self, voxels: Tensor, between: Between = unchanged) -> list[Tensor]:
         """(N, 1, D, H, W) -> one (N, C, D/s, H/s, W/s) per resolution, coarse last."""
         features = self._act(self._bn0(self._conv_stem(voxels)))
         given: list[Tensor] = []
         for block in self._blocks:
             if block.strided:  # the features so far are the last ones at their resolution
+                features = between(len(given), features)
                 given.append(features)
             features = block(features)
-        return [*given, features]
+        return [*given, between(3, features)]
 
 
 class InvertedBottleneck(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -19,6 +19,15 @@ class StageInfo:
 
     channels: int
     stride_zyx: tuple[int, int, int]
+
+
+# (number of the resolution, its features) -> the features that go on to the next resolution.
+Between = Callable[[int, Tensor], Tensor]
+
+
+def unchanged(resolution: int, features: Tensor) -> Tensor:
+    """The ordinary ``Between``."""
+    return features
 
 
 class Encoder(nn.Module):
@@ -43,8 +52,13 @@ class Encoder(nn.Module):
         """Input voxels per voxel of the coarsest stage."""
         return self.stage_info[-1].stride_zyx
 
-    def forward(self, voxels: Tensor) -> list[Tensor]:
-        """(N, 1, D, H, W) -> one (N, C, D/s, H/s, W/s) per resolution, coarse last."""
+    def forward(self, voxels: Tensor, between: Between = unchanged) -> list[Tensor]:
+        """(N, 1, D, H, W) -> one (N, C, D/s, H/s, W/s) per resolution, coarse last.
+
+        Args:
+            between: may replace the features of a resolution before the next is computed from them (a mask token in
+                the middle of the network).
+        """
         raise NotImplementedError
 
 
@@ -66,10 +80,10 @@ class StageChain(Encoder):
         super().__init__(strides_zyx, channels)
         self.stages = nn.ModuleList(stages)
 
-    def forward(self, voxels: Tensor) -> list[Tensor]:
+    def forward(self, voxels: Tensor, between: Between = unchanged) -> list[Tensor]:
         """(N, 1, D, H, W) -> one (N, C, D/s, H/s, W/s) per stage, coarse last."""
         features: list[Tensor] = []
-        for stage in self.stages:
-            voxels = stage(voxels)
+        for number, stage in enumerate(self.stages):
+            voxels = between(number, stage(voxels))
             features.append(voxels)
         return features

@@ -13,11 +13,11 @@ import torch
 from monai.networks.nets.resnet import ResNetBlock, ResNetBottleneck
 from torch import Tensor, nn
 
-from prostate_mim.nets.encoder import PYRAMID_ZYX, Encoder
+from prostate_mim.nets.encoder import PYRAMID_ZYX, Between, Encoder, unchanged
 
 _WIDTHS = (64, 128, 256, 512)
-# Layer 4 keeps its resolution: four strides already make cells of 12 x 8 x 8 mm, and features finer than that are
-# worth more to small lesions. No weight's shape depends on it.
+# Layer 4 keeps its resolution: the strides before it already make cells of 12 x 8 x 8 mm. No weight's shape depends on
+# strides.
 _LAYER_STRIDES_ZYX = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (1, 1, 1))
 
 
@@ -84,12 +84,12 @@ class ResNetEncoder(Encoder):
             if isinstance(module, nn.Conv3d):  # He et al. 2015, as in MONAI
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, voxels: Tensor) -> list[Tensor]:
+    def forward(self, voxels: Tensor, between: Between = unchanged) -> list[Tensor]:
         """(N, 1, D, H, W) -> one (N, C, D/s, H/s, W/s) per resolution, coarse last."""
-        stem = self.act(self.bn1(self.conv1(voxels)))
-        first = self.layer1(self.maxpool(stem))
-        second = self.layer2(first)
-        return [stem, first, second, self.layer4(self.layer3(second))]
+        stem = between(0, self.act(self.bn1(self.conv1(voxels))))
+        first = between(1, self.layer1(self.maxpool(stem)))
+        second = between(2, self.layer2(first))
+        return [stem, first, second, between(3, self.layer4(self.layer3(second)))]
 
 
 def _layer(

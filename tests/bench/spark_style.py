@@ -146,9 +146,7 @@ class SparkLayerNorm(ChannelLayerNorm):
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, d, h, w) -> the same shape."""
         places = self.seen.places(features)
-        normed = nn.functional.layer_norm(
-            gather(features, places), (self.channels,), self.weight, self.bias, self.eps
-        )
+        normed = nn.functional.layer_norm(gather(features, places), (self.channels,), self.weight, self.bias, self.eps)
         return scatter(normed, places, features)
 
 

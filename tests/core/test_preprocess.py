@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prostate_mim.errors import VolumeError
-from prostate_mim.preprocess import normalise, prepare_crop, preprocess, resample
+from prostate_mim.preprocess import mask_on_grid, normalise, prepare_crop, preprocess, resample
 from prostate_mim.spec import InputSpec
-from prostate_mim.volume import Geometry, Volume, read_volume, write_volume
+from prostate_mim.volume import Geometry, Volume, read_mask, read_volume, write_volume
 
 GOLDEN = Path(__file__).parent / "golden"
 LAWS = settings(max_examples=200, deadline=None)
@@ -339,3 +339,92 @@ def test_golden_array_notices(mistake, monkeypatch):
     """Each plausible mistake moves the golden array at least a hundred times more than the tolerance."""
     voxels, expected, spec, run = _golden()
     assert np.abs(MISTAKES[mistake](monkeypatch, voxels, spec, run) - expected).max() > 1e-2
+
+
+# Masks: another volume's labels on the grid of a crop.
+
+
+def nearest_by_distance(mask: Volume, geometry: Geometry, size: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The label of the voxel centre nearest in mm, found by measuring all, and which grid points are undecided.
+
+    Undecided: within 1 % of a voxel of the middle between two voxels, or of the mask's outer faces.
+    """
+    points = grid_positions(size, geometry).reshape(-1, 3)
+    centres = grid_positions(mask.shape_zyx, mask.geometry).reshape(-1, 3)
+    closest = np.concatenate([((centres - p) ** 2).sum(1).argmin(keepdims=True) for p in points])
+    index = mask.geometry.position_to_index(points)
+    within = ((index > -0.5) & (index < np.array(mask.shape_zyx) - 0.5)).all(1)
+    undecided = (np.abs(index % 1 - 0.5) < 0.01).any(1)
+    return ((mask.voxels.ravel()[closest] > 0) & within).reshape(size), undecided.reshape(size)
+
+
+@settings(max_examples=60, deadline=None)
+@given(volumes_and_specs(), st.floats(-0.5, 0.5), st.tuples(*[st.floats(-3, 3)] * 3))
+def test_a_mask_on_any_grid_takes_the_nearest_voxel(case, turn, shift):
+    """Whatever the two grids (spacing, obliquity, overlap), each point has the label of the nearest voxel centre."""
+    volume, _ = case
+    mask = Volume((volume.voxels[:6, :9, :9] > 300).astype(np.int16), volume.geometry)
+    size = (3, 7, 8)
+    start = mask.centre_mm_lps + np.array(shift)
+    geometry = Geometry((2.5, 0.6, 0.45), tuple(float(v) for v in start), rotation(turn, -turn) @ np.diag([-1, -1, 1]))
+    found = mask_on_grid(mask, geometry, size)
+    wanted, undecided = nearest_by_distance(mask, geometry, size)
+    assert found.dtype == bool
+    np.testing.assert_array_equal(found | undecided, wanted | undecided)
+
+
+def test_the_nearest_voxel_by_hand():
+    """Along x, voxels of 1 mm at 0 to 4 mm are F T T F T; points at -0.75, -0.25, 0.25, ... 4.75 mm are looked up."""
+    mask = Volume(np.array([[[0, 3, 1, 0, 7]]], np.int16), Geometry((1.0, 1.0, 1.0)))
+    found = mask_on_grid(mask, Geometry((1.0, 1.0, 0.5), (-0.75, 0.0, 0.0)), (1, 1, 12))
+    assert "".join("FT"[int(v)] for v in found[0, 0]) == "FFFTTTTFFTTF"
+    assert not mask_on_grid(mask, Geometry((1.0, 1.0, 0.5), (-0.75, 0.6, 0.0)), (1, 1, 12)).any()  # beside the mask
+
+
+@LAWS
+@given(volumes_and_specs(conform=True), st.integers(1, 14), st.integers(6, 44))
+def test_a_mask_of_the_studys_grid_is_copied(case, depth, plane):
+    """Thresholding before or after cutting a crop that is not interpolated gives the very same voxels."""
+    volume, spec = case
+    bright = Volume((volume.voxels > 300).astype(np.int16), volume.geometry)
+    aside = volume.geometry.index_to_position(0.3 * (np.array(volume.shape_zyx) - 1))
+    region = resample(volume, spec, aside, (depth, plane, plane))
+    found = mask_on_grid(bright, region.geometry, (depth, plane, plane))
+    np.testing.assert_array_equal(found, (region.voxels > 300) & region.inside)
+    # negative control: one voxel off is noticed
+    moved = Volume(np.roll(bright.voxels, 1, 2), bright.geometry)
+    assert not found.any() or not np.array_equal(mask_on_grid(moved, region.geometry, found.shape), found)
+
+
+MIDDLE_MM = np.array([4.0, -7.0, 11.0])  # of the phantom, x y z
+NORMALS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.6, -0.64, 0.48]])
+
+
+def off_by(found: np.ndarray, geometry: Geometry, outline: Geometry, normal: np.ndarray) -> float:
+    """How far the wrong points of a mask of the half-space ``normal . (p - middle) < 0.1`` are from its plane.
+
+    In units of what half a voxel of the outline along each of its axes may amount to: right is at most 1.
+    """
+    depth = (grid_positions(found.shape, geometry) - MIDDLE_MM) @ normal - 0.1
+    half_voxel = (np.abs(normal @ outline.direction) * outline.spacing_mm_zyx[::-1]).sum() / 2
+    wrong = found != (depth < 0)
+    return float(np.abs(depth[wrong]).max(initial=0)) / half_voxel
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("flips", [(False, False, False), (False, True, True), (True, False, True)], ids=str)
+def test_a_mask_file_of_another_grid_is_within_half_a_voxel(spacing, flips, tmp_path):
+    """A half-space outlined at another spacing and stored in RAS, or upside down, is right to half a voxel."""
+    outline = phantom(spacing)
+    spec = InputSpec((3.0, 0.5, 0.5), (3, 21, 23))  # within the outline
+    region = resample(phantom(SPACINGS[0]), spec)
+    places = grid_positions(outline.shape_zyx, outline.geometry) - MIDDLE_MM
+    for number, normal in enumerate(NORMALS):
+        labels = Volume((places @ normal < 0.1).astype(np.int16), outline.geometry)
+        order = (0, 2, 1) if number % 2 else (0, 1, 2)
+        write_volume(stored(labels, order, flips), path := tmp_path / f"{number}{'.mha' if number % 2 else '.nii.gz'}")
+        found = mask_on_grid(read_mask(path), region.geometry, spec.size_zyx)
+        assert 0.2 < found.mean() < 0.8
+        assert off_by(found, region.geometry, outline.geometry, normal) <= 1 + 2e-3
+        # negative control: mirrored along every axis, everything is wrong
+        assert off_by(found[::-1, ::-1, ::-1], region.geometry, outline.geometry, normal) > 1.5

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from masked_cases import PATHS, Chain, as_dense, build, context_of, distance, scramble, voxels_of
-from masked_nets import FAMILIES, LARGE, MONAI_NETS, NETS, SMALL, net_world
+from masked_nets import DEEP_NETS, FAMILIES, LAWFUL, NETS, SMALL, net_world
 from masked_oracle import Field, World
 from torch import Tensor, nn
 
 TRUNKS = ("resnet18", "dynunet", "our convnext-a")
-PER_SAMPLE = [name for name, net in SMALL.items() if net.norm in ("group", "instance", "layer")]
+PER_SAMPLE = [name for name, net in LAWFUL.items() if net.norm in ("group", "instance", "layer")]
 
 
 def visible_voxels(place: World) -> Tensor:
@@ -45,7 +45,7 @@ def disturbed(voxels: Tensor, where: Tensor, value: float | None) -> Tensor:
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", LAWFUL)
 def test_hidden_voxels_change_nothing(name: str, training: bool, path: str) -> None:
     """Noise, NaN and infinity at hidden voxels: every feature exactly as before."""
     place = net_world(name)
@@ -56,8 +56,8 @@ def test_hidden_voxels_change_nothing(name: str, training: bool, path: str) -> N
         assert same(run(network, place, disturbed(voxels, ~visible_voxels(place), value), path), before), value
 
 
-@pytest.mark.parametrize("name", LARGE)
-def test_hidden_voxels_change_nothing_in_wide_networks(name: str) -> None:
+@pytest.mark.parametrize("name", DEEP_NETS)
+def test_hidden_voxels_change_nothing_in_deep_networks(name: str) -> None:
     """As above, once: rows, training."""
     place = net_world(name)
     network, voxels = NETS[name].build(torch.float32), voxels_of(place, 1, dtype=torch.float32)
@@ -66,7 +66,7 @@ def test_hidden_voxels_change_nothing_in_wide_networks(name: str) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", LAWFUL)
 def test_an_inverted_mask_is_noticed(name: str, path: str) -> None:
     """The control: with hidden and visible exchanged, noise at the hidden voxels changes the features."""
     place = net_world(name)
@@ -182,17 +182,18 @@ def test_context_is_used_again(path: str) -> None:
     from prostate_mim.masked import masked_twin
 
     place = net_world("dynunet")
-    context, twin = context_of(place), masked_twin(NETS["dynunet"].build().eval())
+    network = NETS["dynunet"].build().eval()
+    context, twin = context_of(place), masked_twin(network)
     for seed in (1, 2, 1):
         voxels = voxels_of(place, 1, seed)
         found = twin(context.hide(voxels, path=path)).dense()
-        assert torch.equal(found, run(twin, place, voxels, path)[0])
+        assert torch.equal(found, run(network, place, voxels, path)[0])
     single = twin.float()(context.hide(voxels.float(), path=path)).dense()
     assert single.dtype == torch.float32
     assert distance(single, found) < 1e-4
 
 
-@pytest.mark.parametrize("name", [*MONAI_NETS, *FAMILIES])
+@pytest.mark.parametrize("name", SMALL)
 def test_twin_shares_everything(name: str) -> None:
     """Keys, parameters and buffers are the network's own; the network itself stays an ordinary one."""
     from prostate_mim.masked import masked_twin

@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 import torch
 from masked_cases import PATHS, Result, as_dense, context_of, differentiate, distance, too_far, voxels_of
-from masked_nets import ARCHITECTURES, LARGE, NETS, SMALL, net_world
+from masked_nets import ARCHITECTURES, LARGE, LAWFUL, NETS, SMALL, net_world
 from masked_oracle import Field, judge
 
 # The deep ones meet one pattern; operators meet them all.
@@ -55,7 +55,7 @@ def test_paths_agree(name: str) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", LAWFUL)
 def test_hide_nothing_is_the_plain_network(name: str, training: bool) -> None:
     """Both paths, both modes; and a plain tensor through the twin."""
     from prostate_mim.masked import masked_twin

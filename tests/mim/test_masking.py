@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prostate_mim.errors import UsageError
@@ -50,13 +50,14 @@ def test_block_is_rounded_to_the_stride(block_mm, block, line):
     st.tuples(*[st.sampled_from([1, 2, 4, 8, 16])] * 3),
     st.tuples(*[st.integers(1, 8)] * 3),
 )
+@example((1.5, 1.0, 1.0), (1.0, 1.0, 1.0), (1, 1, 1), (3, 1, 1))  # a half: 2 voxels, which do not divide 3
 def test_rounded_block_is_the_nearest_multiple(block_mm, spacing, stride, strides_in_crop):
     """No other multiple of the stride within the crop is nearer; a crop it does not divide is refused."""
     size = tuple(s * n for s, n in zip(stride, strides_in_crop, strict=True))
     nearest = [
         min(
-            (abs(n * s * mm_per_voxel - mm), n * s)
-            for n in range(1, most + 1)
+            ((abs(n * s * mm_per_voxel - mm), n * s) for n in range(1, most + 1)),
+            key=lambda pair: (round(pair[0], 6), -pair[1]),  # halves go up
         )
         for mm, mm_per_voxel, s, most in zip(block_mm, spacing, stride, strides_in_crop, strict=True)
     ]  # fmt: skip

@@ -121,14 +121,14 @@ def test_gradient_reaches_every_parameter(name: str) -> None:
     """In training mode, from all resolutions; the coarsest one's own parameters are not reached without it."""
     torch.manual_seed(0)
     encoder = build_encoder(name).train()
-    batch = noise(2, 1, 8, 32, 32)
+    batch = noise(2, 1, 4, 32, 32)
     assert unreached(encoder, encoder(batch)) == set()
     assert unreached(encoder, encoder(batch)[:-1])  # negative control
 
 
 def deviation(encoder: Encoder) -> float:
     with torch.inference_mode():
-        return float(encoder(noise(2, 1, 8, 64, 64))[-1].std())
+        return float(encoder(noise(2, 1, 4, 64, 64))[-1].std())
 
 
 def test_initial_activations_are_sane(name: str) -> None:
@@ -144,7 +144,7 @@ def test_initial_activations_are_sane(name: str) -> None:
 
 def test_bfloat16_autocast(encoder: Encoder) -> None:
     """A crop passes in bf16, and gives about what float32 gives."""
-    crop = noise(1, 1, 8, 64, 64)
+    crop = noise(1, 1, 4, 64, 64)
     with torch.inference_mode():
         expected = encoder(crop)[-1]
         with torch.autocast("cpu", torch.bfloat16):
@@ -158,7 +158,7 @@ def test_premim_embeds(name: str) -> None:
     torch.manual_seed(0)
     model = PreMIM(name).eval()
     with torch.inference_mode():
-        vector = model.pool(model(noise(2, 1, 8, 64, 64)))
+        vector = model.pool(model(noise(2, 1, 4, 64, 64)))
     assert vector.shape == (2, model.embedding_size)
     assert torch.isfinite(vector).all()
     assert not torch.allclose(vector[0], vector[1])

@@ -129,7 +129,7 @@ def inflated() -> tuple[nn.Module, dict[str, Tensor], Tensor]:
 
 
 def test_it_is_the_2d_network(inflated: tuple[nn.Module, dict[str, Tensor], Tensor]) -> None:
-    """On a volume constant along depth, features are those of the 2D net in every slice; shortcuts left out are seen."""
+    """On a depth-constant volume, features are those of the 2D net in every slice; without shortcuts they are not."""
     encoder, weights, volume = inflated
     strides = [1 if number == LAST_STRIDED else stride for number, (*_, stride) in enumerate(BLOCKS)]
     with torch.inference_mode():

@@ -12,6 +12,7 @@ from prostate_mim.mim.strategies.batch import BatchHiding, hide_batch
 from prostate_mim.mim.strategies.blockwise import Blockwise
 from prostate_mim.mim.strategies.column import Columns
 from prostate_mim.mim.strategies.frequency import FrequencyBands
+from prostate_mim.mim.strategies.genesis import Genesis
 from prostate_mim.mim.strategies.gland import GlandWeighted
 from prostate_mim.mim.strategies.grid import EvenGrid
 from prostate_mim.mim.strategies.hard import Hard
@@ -49,6 +50,7 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "hard": Hard,
     "texture": Texture,
     "frequency": FrequencyBands,
+    "genesis": Genesis,
     "mixture": Mixture,
 }
 

@@ -50,6 +50,15 @@ def test_cells_by_hand(height, width, cells):
     assert set(first.tolist()) | set(second.tolist()) == set(range(height * width))
 
 
+def test_low_frequencies_come_first():
+    """Radii never fall along the cells; in the order of memory they do (the control)."""
+    first, _ = frequency_cells(12, 10)
+    y, x = torch.fft.fftfreq(12)[:, None], torch.fft.fftfreq(10)
+    radius = (y.square() + x.square()).sqrt().flatten()
+    assert (radius[first].diff() >= -1e-6).all()
+    assert not (radius[first.sort().values].diff() >= -1e-6).all()
+
+
 def test_conjugates_are_dropped_together():
     """Half of a pair alone would leave an image that is not real (the control)."""
     dropped = build_strategy("frequency").draw(12, 10, 0.5, seeded(0))
