@@ -241,6 +241,33 @@ def embed(
     show({"out": str(out), "rows": count, "size": size, "model": encoder.name, "revision": encoder.revision}, as_json)
 
 
+@app.command("mask-preview")
+def mask_preview(
+    out: Annotated[Path, typer.Option("--out", help="The .png to write.")],
+    study: Annotated[Path | None, typer.Argument(help="A study file or DICOM folder; a phantom if left out.")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="CSV of studies, with their masks; see --row.")] = None,
+    row: Annotated[int, typer.Option(help="Which row of --manifest; 1 is the first.")] = 1,
+    model: Model = DEFAULT_MODEL,
+    strategy: Annotated[
+        list[str] | None, typer.Option(help="all, or one as in pretrain; may be given several times.")
+    ] = None,
+    ratio: Annotated[str, typer.Option(help="Share hidden: 0.6, 0.5..0.9 or 0.6|0.75.")] = "0.6",
+    block_mm: Annotated[str, typer.Option(help="Hidden block, mm, 'z y x'; inf is the whole crop.")] = "12 8 8",
+    slices: Annotated[int, typer.Option(min=1, help="Slices of each strategy.")] = 1,
+    spacing: Annotated[str, typer.Option(help="Of a bare array, mm, 'z y x'.")] = "",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Draw what each masking strategy hides, and what the model makes of it, as one PNG. Needs no data."""
+    from prostate_mim.preview import Preview, PreviewConfig, check_out, open_shown, write_preview
+
+    chosen = PreviewConfig(tuple(strategy or ["all"]), ratio, numbers(block_mm, "--block-mm"), seed, slices)
+    spacing_mm_zyx = numbers(spacing, "--spacing") if spacing else None
+    preview = Preview(model, chosen)
+    shown = open_shown(preview, study, manifest, row, spacing_mm_zyx)
+    show(write_preview(preview, shown, check_out(out)), as_json)
+
+
 @app.command()
 def export(
     model: Annotated[

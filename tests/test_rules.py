@@ -22,7 +22,7 @@ LONGEST_MODULE = 330
 ORDER = (
     "errors", "_version", "files", "spec", "volume", "preprocess", "manifest", "studies", "folds", "phantom",
     "datasets", "nets", "masked", "mim", "metrics", "hub", "deploy", "encoder", "classifier", "engine", "pretraining",
-    "finetuning", "reconstruction", "prediction", "pictures", "demo", "console", "cli",
+    "finetuning", "reconstruction", "prediction", "pictures", "preview", "demo", "console", "cli",
 )  # fmt: skip
 # file -> modules it may import from above itself, inside a function or for types only.
 UPWARD: dict[str, dict[str, str]] = {}

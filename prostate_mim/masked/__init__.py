@@ -11,8 +11,9 @@ same: ``dense`` at every position, masking again; ``rows`` at visible positions 
 
 from __future__ import annotations
 
+from prostate_mim.masked.choice import PATHS, measure_path
 from prostate_mim.masked.context import Level, MaskContext
 from prostate_mim.masked.convert import masked_twin
 from prostate_mim.masked.features import MaskedFeatures
 
-__all__ = ["Level", "MaskContext", "MaskedFeatures", "masked_twin"]
+__all__ = ["PATHS", "Level", "MaskContext", "MaskedFeatures", "masked_twin", "measure_path"]

@@ -33,8 +33,6 @@ class Level:
         cells_zyx: positions per block.
         whole: True where whole blocks tile the level, so that every block has the same number of rows.
         visible: (N, 1, d, h, w) bool.
-        counts: visible positions of each sample.
-        rows: visible positions of the batch, the sum of ``counts``.
     """
 
     def __init__(self, hidden_blocks: Tensor, block_zyx: Triple, stride_zyx: Triple, size_zyx: Triple) -> None:
@@ -49,10 +47,18 @@ class Level:
             shown = shown.index_select(axis, block_of)
         self.visible = shown[:, None]
         self._blocks = hidden_blocks
-        self.counts: tuple[int, ...] = tuple(shown.flatten(1).sum(1).tolist())
-        self.rows = sum(self.counts)
-        self._counts: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+        self._counts: dict[torch.dtype, Tensor] = {}
         self._windows: dict[WindowKey, Windows] = {}
+
+    @cached_property
+    def counts(self) -> tuple[int, ...]:
+        """Visible positions of each sample. Waits for the device, so dense kernels use ``count_of_sample``."""
+        return tuple(self.visible.flatten(1).sum(1).tolist())
+
+    @cached_property
+    def rows(self) -> int:
+        """Visible positions of the batch, the sum of ``counts``."""
+        return sum(self.counts)
 
     @property
     def uniform(self) -> bool:
@@ -60,11 +66,10 @@ class Level:
         return min(self.counts) == max(self.counts) > 0
 
     def count_of_sample(self, like: Tensor) -> Tensor:
-        """(N, 1) visible positions of every sample, in the type and on the device of ``like``."""
-        key = (like.dtype, like.device)
-        if key not in self._counts:
-            self._counts[key] = torch.tensor(self.counts, dtype=like.dtype, device=like.device)[:, None]
-        return self._counts[key]
+        """(N, 1) visible positions of every sample, in the type of ``like``."""
+        if like.dtype not in self._counts:
+            self._counts[like.dtype] = self.visible.flatten(1).sum(1, keepdim=True).to(like.dtype)
+        return self._counts[like.dtype]
 
     @cached_property
     def blocks(self) -> Tensor:
@@ -133,6 +138,8 @@ class MaskContext:
     """
 
     def __init__(self, hidden_blocks: Tensor, block_zyx: Triple, size_zyx: Triple) -> None:
+        if min(*block_zyx, *size_zyx) < 1:
+            raise UsageError(f"blocks of {block_zyx} voxels in a crop of {size_zyx}: sizes must be positive")
         expected = tuple(-(-size // block) for size, block in zip(size_zyx, block_zyx, strict=True))
         if hidden_blocks.dtype != torch.bool or hidden_blocks.shape[1:] != expected:
             raise UsageError(

@@ -12,6 +12,7 @@ from torch import nn
 
 from prostate_mim.errors import UsageError
 from prostate_mim.masked import convolution, elementwise, norms, pooling
+from prostate_mim.masked.choice import KernelChoice
 from prostate_mim.masked.features import MaskedFeatures
 from prostate_mim.nets.convnext import ChannelLayerNorm, GlobalResponseNorm
 
@@ -22,6 +23,7 @@ class MaskedModule:
     """Mix-in of every masked class: its operator for masked features, the ordinary forward for plain tensors."""
 
     operator: Operator
+    kernels: KernelChoice
 
     def forward(self, features: Any) -> Any:
         """Masked features -> masked features (or a tensor, for global pooling); a tensor -> a tensor."""
@@ -66,7 +68,9 @@ TRANSPARENT: tuple[type[nn.Module], ...] = (DropPath, GlobalResponseNorm)
 _CONTAINERS: tuple[type[nn.Module], ...] = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
-def masked_twin(module: nn.Module, extra: Mapping[type[nn.Module], Operator] | None = None) -> nn.Module:
+def masked_twin(
+    module: nn.Module, extra: Mapping[type[nn.Module], Operator] | None = None, kernels: str = "auto"
+) -> nn.Module:
     """The same network for masked features.
 
     The twin shares every parameter and buffer with ``module``, under the same names; both may be used. Given plain
@@ -75,12 +79,17 @@ def masked_twin(module: nn.Module, extra: Mapping[type[nn.Module], Operator] | N
     Args:
         module: built of parts in ``OPERATORS``, put together by any code that uses only functions in ``FUNCTIONS``.
         extra: operators for further leaf types.
+        kernels: how convolutions on rows choose between kernels; see ``KernelChoice``.
 
     Raises:
         UsageError: a part that is not known, by type and dotted name.
     """
     classes = {kind: _masked_class(kind, operator) for kind, operator in {**OPERATORS, **(extra or {})}.items()}
-    return _twin(module, "", classes, {})
+    twin = _twin(module, "", classes, {})
+    for part in twin.modules():
+        if isinstance(part, MaskedModule):
+            part.kernels = KernelChoice(kernels)
+    return twin
 
 
 def _twin(

@@ -2,83 +2,96 @@
 
 from __future__ import annotations
 
-from math import prod
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from prostate_mim.errors import UsageError
+from prostate_mim.masked.choice import symmetric
 from prostate_mim.masked.context import Level, Triple
 from prostate_mim.masked.features import DenseFeatures, MaskedFeatures, RowFeatures, rows_of
 from prostate_mim.masked.rows import RowConvolution, convolve_rows
-from prostate_mim.masked.windows import WindowKey, Windows
-
-# From this many outputs per block on, a dense kernel on bricks beats a matrix product on im2col rows, in which every
-# input stands as often as it is seen. Measured for all convolutions of resenc-s and resnet18, both block shapes.
-FEWEST_PER_BRICK = 12
+from prostate_mim.masked.windows import WindowKey
 
 
-def output_level(
-    features: MaskedFeatures, where: str, kernel: Triple, stride: Triple, padding: Triple, dilation: Triple
-) -> tuple[Level, Triple]:
-    """The resolution after a sliding operation, and its padding before the first position (pending one included).
+@dataclass(frozen=True)
+class Sliding:
+    """Where a sliding operation leads.
+
+    Attributes:
+        level: the resolution of its outputs.
+        before: zeros before the first position, pending ones included, (z, y, x).
+        around: zeros on all sides as ``functional.pad`` takes them, (x, x, y, y, z, z); with ``ceil_mode`` the last
+            windows may reach beyond them.
+        overhang: how far they do, in the same order.
+    """
+
+    level: Level
+    before: Triple
+    around: tuple[int, ...]
+    overhang: tuple[int, ...]
+
+
+def slide(
+    features: MaskedFeatures,
+    where: str,
+    kernel: Triple,
+    stride: Triple,
+    padding: Triple,
+    dilation: Triple,
+    ceil_mode: bool = False,
+) -> Sliding:
+    """Where a convolution or pooling leads.
 
     Raises:
-        UsageError: the outputs do not line up with the inputs' blocks ("same" padding does).
+        UsageError: its outputs do not line up with the inputs' blocks ("same" padding does).
     """
-    px, ax, py, ay, pz, az = features.padding
-    before = (padding[0] + pz, padding[1] + py, padding[2] + px)
-    after = (padding[0] + az, padding[1] + ay, padding[2] + ax)
-    sizes, strides = [], []
+    sizes, strides, first, around, overhang = [], [], [], [], []
     for axis in range(3):
-        size, step = features.level.size_zyx[axis], stride[axis]
-        reach = dilation[axis] * (kernel[axis] - 1) + 1
-        found = (size + before[axis] + after[axis] - reach) // step + 1
+        size, step, reach = features.level.size_zyx[axis], stride[axis], dilation[axis] * (kernel[axis] - 1) + 1
+        before, after = (padding[axis] + pending for pending in features.padding[4 - 2 * axis : 6 - 2 * axis])
+        room = size + before + after - reach
+        found = (-(-room // step) if ceil_mode else room // step) + 1
+        if ceil_mode and (found - 1) * step >= size + before:
+            found -= 1  # torch's rule: no window begins in the padding behind
         # An output lies on the input it is strided over: its window must hold that input, and none be left out.
-        if before[axis] >= reach or found not in (size // step, -(-size // step)):
+        if before >= reach or found not in (size // step, -(-size // step)):
             raise UsageError(
-                f"{where}: kernel {kernel[axis]}, stride {step}, dilation {dilation[axis]} and padding {before[axis]}, "
-                f"{after[axis]} along {'zyx'[axis]} turn {size} positions into {found}, which breaks the alignment "
+                f"{where}: kernel {kernel[axis]}, stride {step}, dilation {dilation[axis]} and padding {before}, "
+                f"{after} along {'zyx'[axis]} turn {size} positions into {found}, which breaks the alignment "
                 f"with hidden blocks; use padding that keeps size / stride"
             )
         sizes.append(found)
         strides.append(features.level.stride_zyx[axis] * step)
+        first.append(before)
+        around = [before, after, *around]
+        overhang = [0, max(0, (found - 1) * step + reach - (size + before + after)), *overhang]
     level = features.context.level((strides[0], strides[1], strides[2]), (sizes[0], sizes[1], sizes[2]))
-    return level, before
+    return Sliding(level, (first[0], first[1], first[2]), tuple(around), tuple(overhang))
 
 
-def choose_windows(source: Level, target: Level, key: tuple[Triple, Triple, Triple, Triple], dense: bool) -> Windows:
-    """Bricks or single outputs, by the outputs in a block: the same for every batch, so that runs can be repeated.
-
-    Args:
-        key: kernel, stride, dilation, padding.
-        dense: a matrix product is no alternative (groups, pooling), so bricks are taken wherever they exist.
-    """
-    kernel, stride, dilation, padding = key
-    outputs = prod(target.cells_zyx)
-    bricks = target.whole and prod(kernel) > 1 and outputs >= (2 if dense else FEWEST_PER_BRICK)
-    return source.windows(target, WindowKey(kernel, stride, dilation, padding, bricks))
-
-
-def convolution(module: nn.Conv3d, features: MaskedFeatures) -> MaskedFeatures:
+def convolution(module: Any, features: MaskedFeatures) -> MaskedFeatures:
     """``nn.Conv3d`` on either path: any kernel, stride, dilation and groups, padded with zeros."""
     where = f"Conv3d({module.in_channels}, {module.out_channels})"
     if module.padding_mode != "zeros" and any(module._reversed_padding_repeated_twice):
         raise UsageError(f"{where}: padding_mode {module.padding_mode!r} looks past hidden borders; use zeros")
     kernel, stride, dilation = triple(module.kernel_size), triple(module.stride), triple(module.dilation)
     padding = _padding(module, kernel, dilation)
-    level, before = output_level(features, where, kernel, stride, padding, dilation)
+    slid = slide(features, where, kernel, stride, padding, dilation)
     if isinstance(features, DenseFeatures):
         values = features.dense()
         if any(features.padding):
             values = functional.pad(values, features.padding)
         out = functional.conv3d(values, module.weight, module.bias, stride, padding, dilation, module.groups)
-        return features.with_values(out, level)
-    windows = choose_windows(features.level, level, (kernel, stride, dilation, before), module.groups > 1)
-    same = stride == (1, 1, 1) and all(2 * p == d * (k - 1) for p, d, k in zip(before, dilation, kernel, strict=True))
-    rows = convolve_rows(features.values, module.weight, module.bias, RowConvolution(windows, module.groups, same))
-    return RowFeatures(rows, features.context, level)
+        return features.with_values(out, slid.level)
+    key = WindowKey(kernel, stride, dilation, slid.before, by_block=False)
+    chosen = module.kernels.by_block(features.level, slid.level, key, features.values, module.weight, module.groups)
+    windows = features.level.windows(slid.level, replace(key, by_block=chosen))
+    plan = RowConvolution(windows, module.groups, symmetric(key))
+    rows = convolve_rows(features.values, module.weight, module.bias, plan)
+    return RowFeatures(rows, features.context, slid.level)
 
 
 def transposed_convolution(module: nn.ConvTranspose3d, features: MaskedFeatures) -> MaskedFeatures:

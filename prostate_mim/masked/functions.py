@@ -60,7 +60,7 @@ def cat(features: Sequence[MaskedFeatures], dim: int = 0) -> MaskedFeatures:
 
 def mean(features: MaskedFeatures, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
     """The mean over all three axes of space, of visible positions."""
-    return _over_space(global_average, features, dim, keepdim, dtype)
+    return _over_space("mean", global_average, features, dim, keepdim, dtype)
 
 
 def vector_norm(
@@ -69,14 +69,19 @@ def vector_norm(
     """The Euclidean norm over all three axes of space, of visible positions."""
     if ord != 2:
         raise unknown_function(f"norm of order {ord}")
-    return _over_space(global_norm, features, dim, keepdim, dtype)
+    return _over_space("norm", global_norm, features, dim, keepdim, dtype)
 
 
 def _over_space(
-    function: Callable[[MaskedFeatures], Tensor], features: MaskedFeatures, dim: Any, keepdim: bool, dtype: Any
+    name: str,
+    function: Callable[[MaskedFeatures], Tensor],
+    features: MaskedFeatures,
+    dim: Any,
+    keepdim: bool,
+    dtype: Any,
 ) -> Tensor:
     if not isinstance(dim, tuple | list) or sorted(axis % 5 for axis in dim) != [2, 3, 4]:
-        raise unknown_function(f"{function.__name__} over axes {dim}")
+        raise unknown_function(f"{name} over axes {dim}")
     pooled = function(features if dtype is None else features.map(lambda values: values.to(dtype)))
     return pooled if keepdim else pooled.flatten(1)
 

@@ -29,10 +29,10 @@ def instance_norm(module: nn.InstanceNorm3d, features: MaskedFeatures) -> Masked
         return _affine_of(features, module.running_mean, module.running_var, module)
     with torch.no_grad():
         mean, variance, count = sample_moments(features)
-        known = count[:, 0] > 0
-        if known.any():
-            unbiased = variance * (count / (count - 1).clamp(min=1))
-            _move(module, mean[known].mean(0), unbiased[known].mean(0))
+        known = count > 0
+        unbiased = variance * (count / (count - 1).clamp(min=1))
+        samples = known.sum().clamp(min=1)
+        _move(module, (mean * known).sum(0) / samples, (unbiased * known).sum(0) / samples, known.any())
     return _per_sample(features, features.channels, module.weight, module.bias, module.eps)
 
 
@@ -47,8 +47,8 @@ def batch_norm(module: AnyBatchNorm, features: MaskedFeatures) -> MaskedFeatures
     if isinstance(features, RowFeatures) and group is None and features.level.rows > 1:
         return features.with_values(_native_batch_norm(module, features.values))
     mean, variance, count = _batch_moments(features, group)
-    if module.training and module.running_mean is not None and float(count) > 0:
-        _move(module, mean.detach(), variance.detach() * (count / (count - 1).clamp(min=1)))
+    if module.training and module.running_mean is not None:
+        _move(module, mean.detach(), variance.detach() * (count / (count - 1).clamp(min=1)), count > 0)
     return _affine_of(features, mean, variance, module)
 
 
@@ -79,9 +79,7 @@ def sample_sums(rows: Tensor, level: Level) -> Tensor:
 def _batch_moments(features: MaskedFeatures, group: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and biased variance (C,), and count (), over the batch and, with a group, over its ranks."""
     values = _at_least_float32(features.values)
-    count = torch.tensor(float(features.level.rows), dtype=values.dtype, device=values.device)
-    if group is not None:
-        distributed.all_reduce(count, group=group)
+    count = _sum_over_ranks(features.level.count_of_sample(values).sum(), group)
     total = _sum_over_ranks(_total(features, values), group)
     mean = total / count.clamp(min=1)
     centred = values - (mean[:, None, None, None] if isinstance(features, DenseFeatures) else mean)
@@ -177,7 +175,10 @@ def _per_channel(values: Tensor, channels: int) -> Tensor:
 def _native_batch_norm(module: AnyBatchNorm, rows: Tensor) -> Tensor:
     """Torch's own kernel on a channels-last view of the rows; it moves the running moments as well."""
     image = rows.view(1, -1, 1, rows.shape[1]).permute(0, 3, 1, 2)
-    factor = _factor(module) if module.training and module.running_mean is not None else 0.0
+    followed = module.training and module.running_mean is not None
+    factor = _factor(module) if followed else 0.0
+    if followed and module.num_batches_tracked is not None:
+        module.num_batches_tracked.add_(1)
     normalised = torch.batch_norm(
         image, module.weight, module.bias, module.running_mean, module.running_var, True, factor, module.eps, False
     )
@@ -198,18 +199,19 @@ def _affine_of(features: MaskedFeatures, mean: Tensor, variance: Any, module: An
 
 
 def _factor(module: Any) -> float:
-    """The weight of this batch in the running moments; counts the batch."""
-    if module.num_batches_tracked is not None:
-        module.num_batches_tracked.add_(1)
+    """The weight of this batch in the running moments."""
     if module.momentum is None:
-        return 1.0 / float(module.num_batches_tracked)
+        return 1.0 / (float(module.num_batches_tracked) + 1)
     return float(module.momentum)
 
 
-def _move(module: Any, mean: Tensor, variance: Tensor) -> None:
-    factor = _factor(module)
+def _move(module: Any, mean: Tensor, variance: Tensor, seen: Tensor) -> None:
+    """Move the running moments towards those of a batch, unless nothing was ``seen`` (() bool) in it."""
+    factor = _factor(module) * seen.to(module.running_mean.dtype)
     module.running_mean.lerp_(mean.to(module.running_mean.dtype), factor)
     module.running_var.lerp_(variance.to(module.running_var.dtype), factor)
+    if module.num_batches_tracked is not None:
+        module.num_batches_tracked.add_(seen)
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
 from typing import Any, cast
 
 import torch
@@ -11,51 +14,75 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from prostate_mim.errors import UsageError
-from prostate_mim.masked.context import Triple
-from prostate_mim.masked.convolution import choose_windows, output_level, triple
-from prostate_mim.masked.features import DenseFeatures, MaskedFeatures, RowFeatures
+from prostate_mim.masked.context import Level, Triple
+from prostate_mim.masked.convolution import Sliding, slide, triple
+from prostate_mim.masked.features import DenseFeatures, MaskedFeatures, RowFeatures, rows_of
 from prostate_mim.masked.norms import sample_sums
-from prostate_mim.masked.windows import Windows
+from prostate_mim.masked.windows import WindowKey, Windows
 
 
 def max_pool(
-    features: MaskedFeatures, kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1
+    features: MaskedFeatures,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
 ) -> MaskedFeatures:
     """The largest visible value in each window; 0 where a window holds none. Arguments as ``max_pool3d``."""
-    size, step = triple(kernel), triple(stride or kernel)
-    around, spread = triple(padding), triple(dilation)
-    level, before = output_level(features, "max pooling", size, step, around, spread)
+    if return_indices:
+        raise UsageError("max pooling with return_indices has no masked form")
+    size, step, spread = triple(kernel_size), triple(stride or kernel_size), triple(dilation)
+    slid = slide(features, "max pooling", size, step, triple(padding), spread, ceil_mode)
     if isinstance(features, DenseFeatures):
         values = torch.where(features.visible, features.values, -math.inf)
-        values = functional.pad(values, _around(features, around), value=-math.inf)
-        return features.with_values(_finite(functional.max_pool3d(values, size, step, 0, spread)), level)
-    windows = choose_windows(features.level, level, (size, step, spread, before), dense=True)
+        values = functional.pad(values, _sum(slid.around, slid.overhang), value=-math.inf)
+        return features.with_values(_finite(functional.max_pool3d(values, size, step, 0, spread)), slid.level)
+    windows = _windows(features.level, slid.level, WindowKey(size, step, spread, slid.before, by_block=True))
     bricks = _gather(features.values, windows, -math.inf)
     if windows.key.by_block:
         pooled = functional.max_pool3d(bricks, size, step, 0, spread)
     else:
         pooled = functional.max_pool3d(bricks, size)
-    return RowFeatures(_finite(_to_rows(pooled)), features.context, level)
+    return RowFeatures(_finite(_to_rows(pooled)), features.context, slid.level)
 
 
-def average_pool(features: MaskedFeatures, kernel: Any, stride: Any = None, padding: Any = 0) -> MaskedFeatures:
-    """The mean of the visible values in each window; padding and hidden positions do not count."""
-    size, step, around = triple(kernel), triple(stride or kernel), triple(padding)
-    level, before = output_level(features, "average pooling", size, step, around, (1, 1, 1))
-    share = _visible_share(features, size, step, around)
+def average_pool(
+    features: MaskedFeatures,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: Any = None,
+) -> MaskedFeatures:
+    """The mean of the visible values in each window; hidden positions do not count. Arguments as ``avg_pool3d``.
+
+    Padding counts as zeros where ``count_include_pad`` says so, as in the plain network.
+    """
+    if divisor_override is not None:
+        raise UsageError("average pooling with divisor_override has no masked form")
+    size, step = triple(kernel_size), triple(stride or kernel_size)
+    slid = slide(features, "average pooling", size, step, triple(padding), (1, 1, 1), ceil_mode)
+    own = [0, 0, 0, 0, 0, 0] if count_include_pad else list(_sum(slid.around, [-zeros for zeros in features.padding]))
+    share = _counted_share(features, slid, own, size, step)
     if isinstance(features, DenseFeatures):
-        values = functional.pad(features.dense(), _around(features, around))
-        return features.with_values(functional.avg_pool3d(values, size, step) / share, level)
-    windows = choose_windows(features.level, level, (size, step, (1, 1, 1), before), dense=True)
+        values = functional.pad(features.dense(), _sum(slid.around, slid.overhang))
+        return features.with_values(functional.avg_pool3d(values, size, step) / share, slid.level)
+    windows = _windows(features.level, slid.level, WindowKey(size, step, (1, 1, 1), slid.before, by_block=True))
     bricks = _gather(features.values, windows, 0.0)
     means = _to_rows(functional.avg_pool3d(bricks, size, step if windows.key.by_block else size))
-    per_row = share.reshape(-1, 1).index_select(0, level.flat)
-    return RowFeatures(means / per_row, features.context, level)
+    return RowFeatures(means / rows_of(share, slid.level), features.context, slid.level)
 
 
-def _visible_share(features: MaskedFeatures, kernel: Triple, stride: Triple, padding: Triple) -> Tensor:
-    """(N, 1, d, h, w) share of each window that is visible; 1 where none is, for the sum there is 0."""
-    seen = functional.pad(features.visible.to(features.dtype), _around(features, padding))
+def _counted_share(
+    features: MaskedFeatures, slid: Sliding, uncounted: Sequence[int], kernel: Triple, stride: Triple
+) -> Tensor:
+    """(N, 1, d, h, w) share of each window that counts: visible, or padding beyond the ``uncounted``; 1 where none."""
+    counted = [zeros - none for zeros, none in zip(slid.around, uncounted, strict=True)]
+    seen = functional.pad(features.visible.to(features.dtype), counted, value=1.0)
+    seen = functional.pad(seen, _sum(uncounted, slid.overhang))
     share = functional.avg_pool3d(seen, kernel, stride)
     return torch.where(share > 0, share, 1.0)
 
@@ -92,16 +119,18 @@ def global_norm(features: MaskedFeatures) -> Tensor:
 
 def max_pool_module(module: nn.MaxPool3d, features: MaskedFeatures) -> MaskedFeatures:
     """``nn.MaxPool3d``."""
-    if module.ceil_mode or module.return_indices:
-        raise UsageError("MaxPool3d with ceil_mode or return_indices has no masked form")
-    return max_pool(features, module.kernel_size, module.stride, module.padding, module.dilation)
+    return max_pool(
+        features, module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode,
+        module.return_indices,
+    )  # fmt: skip
 
 
 def average_pool_module(module: nn.AvgPool3d, features: MaskedFeatures) -> MaskedFeatures:
-    """``nn.AvgPool3d``. ``count_include_pad`` makes no difference: what is not visible never counts."""
-    if module.ceil_mode or module.divisor_override is not None:
-        raise UsageError("AvgPool3d with ceil_mode or divisor_override has no masked form")
-    return average_pool(features, module.kernel_size, module.stride, module.padding)
+    """``nn.AvgPool3d``."""
+    return average_pool(
+        features, module.kernel_size, module.stride, module.padding, module.ceil_mode, module.count_include_pad,
+        module.divisor_override,
+    )  # fmt: skip
 
 
 def adaptive_average_pool(features: MaskedFeatures, output_size: Any) -> Tensor:
@@ -121,9 +150,13 @@ def _only_global(output_size: Any) -> None:
         raise UsageError(f"adaptive pooling to {output_size} has no masked form; only global pooling, to 1, has")
 
 
-def _around(features: MaskedFeatures, padding: Triple) -> list[int]:
-    z, y, x = padding
-    return [pending + own for pending, own in zip(features.padding, (x, x, y, y, z, z), strict=True)]
+def _windows(source: Level, target: Level, key: WindowKey) -> Windows:
+    """Bricks wherever whole blocks of several outputs make some."""
+    return source.windows(target, replace(key, by_block=target.whole and prod(target.cells_zyx) > 1))
+
+
+def _sum(first: Sequence[int], second: Sequence[int]) -> list[int]:
+    return [a + b for a, b in zip(first, second, strict=True)]
 
 
 def _finite(values: Tensor) -> Tensor:

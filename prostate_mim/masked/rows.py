@@ -56,6 +56,8 @@ def convolve_rows(rows: Tensor, weight: Tensor, bias: Tensor | None, plan: RowCo
         kind = torch.get_autocast_dtype(rows.device.type)
         rows, weight = rows.to(kind), weight.to(kind)
         bias = None if bias is None else bias.to(kind)
+    if not len(rows):  # nothing visible in the batch; the result is empty, and gradients are zeros rather than none
+        return functional.linear(rows[:, : weight.shape[1]].repeat(1, prod(weight.shape[2:])), weight.flatten(1), bias)
     if plan.symmetric and plan.groups == 1 and prod(plan.windows.key.kernel) == 1:
         return functional.linear(rows, weight.flatten(1), bias)
     out = cast(Tensor, _ConvolveRows.apply(rows, weight, plan))  # type: ignore[no-untyped-call]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from prostate_mim.masked import MaskContext, masked_twin
+from prostate_mim.masked import PATHS, MaskContext, masked_twin, measure_path
 from prostate_mim.mim.blocks import BlockGrid, expand_blocks
 from prostate_mim.mim.layout import Triple
 from prostate_mim.nets.encoder import Encoder, StageInfo
@@ -20,8 +20,8 @@ class Encoding(nn.Module):
         encoder: trained in place; its parameters keep their names.
         grid: how crops divide into blocks.
         kind: ``exact``, ``filled``, ``token`` or ``middle``; see ``Method.encoding``.
-        path: of ``exact``: ``rows`` or ``dense``, which compute the same; ``auto`` takes rows on CPUs and dense
-            kernels elsewhere.
+        path: of ``exact``: ``rows`` or ``dense``, which compute the same; ``measure`` takes the faster on the first
+            batch; ``auto`` takes rows on CPUs, so that runs repeat bit for bit, and measures elsewhere.
     """
 
     def __init__(self, encoder: Encoder, grid: BlockGrid, kind: str, path: str = "auto") -> None:
@@ -29,6 +29,7 @@ class Encoding(nn.Module):
         self.grid, self.kind, self.path = grid, kind, path
         self.stages: tuple[StageInfo, ...] = encoder.stage_info
         self.encoder = masked_twin(encoder)
+        self._measured: str | None = None
         self.token: nn.Parameter | None = None
         self._middle = len(self.stages) // 2 - 1
         if kind == "token":
@@ -62,16 +63,20 @@ class Encoding(nn.Module):
             features = self.encoder(voxels)
         elif self.kind == "exact":
             context = MaskContext(hidden_blocks, self.grid.block_zyx, self.grid.size_zyx)
-            masked = self.encoder(context.hide(voxels, self._path(voxels)))
+            masked = self.encoder(context.hide(voxels, self._path(context, voxels)))
             return [stage.dense() for stage in masked[-levels:]]
         else:
             features = self._dense(voxels, hidden_blocks)
         return list(features[-levels:])
 
-    def _path(self, voxels: Tensor) -> str:
-        if self.path != "auto":
+    def _path(self, context: MaskContext, voxels: Tensor) -> str:
+        if self.path in PATHS:
             return self.path
-        return "rows" if voxels.device.type == "cpu" else "dense"
+        if self.path == "auto" and voxels.device.type == "cpu":
+            return "rows"
+        if self._measured is None:
+            self._measured = measure_path(self.encoder, context, voxels)
+        return self._measured
 
     def _dense(self, voxels: Tensor, hidden_blocks: Tensor) -> Sequence[Tensor]:
         hidden = expand_blocks(hidden_blocks, self.grid.block_zyx)

@@ -55,10 +55,13 @@ class Method:
         Raises:
             UsageError: a field is unknown or missing.
         """
+        fields = {field.name for field in dataclasses.fields(cls)}
+        if set(values) != fields:
+            raise UsageError(f"a pretraining method has the fields {sorted(fields)}, found {sorted(values)}")
         try:
             terms = tuple((str(name), float(weight)) for name, weight in values["losses"])
             return cls(**{**values, "losses": terms})
-        except (KeyError, TypeError, ValueError) as error:
+        except (TypeError, ValueError) as error:
             raise UsageError(f"{values} is not a pretraining method: {error}") from error
 
 

@@ -24,6 +24,7 @@ from prostate_mim.mim.layout import cells_to_voxels, to_blocks, voxels_to_cells
 from prostate_mim.mim.losses import build_loss
 from prostate_mim.mim.methods import METHODS, Method
 from prostate_mim.mim.strategies import build_strategy, check_ratio, parse_ratio
+from prostate_mim.mim.strategies.mixture import Mixture
 from prostate_mim.mim.targets import TargetSource, build_target, counted_cells
 from prostate_mim.mim.teacher import EmaTeacher
 from prostate_mim.nets.encoder import Encoder
@@ -59,7 +60,7 @@ class MimOutput:
         loss: () weighted sum of the method's losses over counted values.
         prediction: (N, F, d, h, w) values per cell.
         block_error: (N, gz, gy, gx) mean of the first loss over each block's counted values; 0 where none is.
-        counted: (N, F or 1, d, h, w) bool: hidden, and inside the study.
+        counted: (N, F or 1, d, h, w) bool: hidden (or changed in a sample that hides no block), and measured.
     """
 
     loss: Tensor
@@ -79,7 +80,8 @@ class MaskedImageModel(nn.Module):
         path: of the masked operators, see ``Encoding``.
 
     Raises:
-        UsageError: target, decoder and losses do not go together, or the encoder has parts without a masked form.
+        UsageError: strategy, encoding, target, decoder and losses do not go together, the ratio hides nothing or
+            everything, or the encoder has parts without a masked form.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class MaskedImageModel(nn.Module):
         self.losses = [(build_loss(name, self.target), weight) for name, weight in method.losses]
         self.strategy, self.ratio = build_strategy(method.strategy), parse_ratio(method.ratio)
         check_ratio(self.strategy, grid, self.ratio)  # a useless one is refused before an hour of reading
+        self._check_parts()
         needed = method.target == "features" or "difficulty" in self.strategy.needs
         self.teacher = EmaTeacher(self.encoding, self.decoder) if needed else None
 
@@ -127,8 +130,8 @@ class MaskedImageModel(nn.Module):
         """(N, 1, D, H, W), (N, gz, gy, gx) -> (N, F, d, h, w)."""
         features = self.encoding(voxels, hidden_blocks, self.decoder.levels)
         hidden = [self.encoding.at_stage(hidden_blocks, stage) for stage in self.encoding.stages[-len(features) :]]
-        # Restoration hides nothing, and scores every cell.
-        asked = torch.ones_like(hidden[-1]) if not hidden_blocks.any() else hidden[-1]
+        # Where no block is hidden, the sample was changed in another way, and every cell is to be restored.
+        asked = hidden[-1] | _nothing_hidden(hidden_blocks) | (self.method.scores == "all")
         prediction: Tensor = self.decoder(features, [~cells for cells in hidden], asked)
         return prediction
 
@@ -138,11 +141,16 @@ class MaskedImageModel(nn.Module):
         with torch.no_grad():
             wanted = self.target.values(source, self.grid, self.cell_zyx)
             hidden = expand_blocks(batch.hidden_blocks, self.grid.block_zyx)
-            everything = self.method.scores == "all" or batch.frequencies is not None
-            counted = counted_cells(self.target, hidden | everything, batch.inside, self.cell_zyx)
+            if self.method.scores == "all":
+                hidden = torch.ones_like(hidden)
+            elif batch.changed is not None or batch.frequencies is not None:
+                hidden = hidden | _nothing_hidden(batch.hidden_blocks)
+            counted = counted_cells(self.target, hidden, batch.inside, self.cell_zyx)
         found = prediction
         if batch.frequencies is not None:
-            found, wanted = (self._only(values, batch.frequencies) for values in (prediction.float(), wanted))
+            found, wanted = (
+                self._only(values, batch.frequencies) for values in (prediction.to(wanted.dtype), wanted)
+            )
         total = torch.zeros((), device=prediction.device)
         scored = []
         for loss, weight in self.losses:
@@ -162,17 +170,35 @@ class MaskedImageModel(nn.Module):
         return self.target.to_voxels(output.prediction, self.source(batch), self.grid, self.cell_zyx)
 
     def _only(self, values: Tensor, frequencies: Tensor) -> Tensor:
-        """(N, F, d, h, w) voxelwise -> the same with nothing but the given in-plane frequencies."""
-        if not self.target.voxelwise:
+        """(N, F, d, h, w) voxelwise -> the same with nothing but the given in-plane frequencies, if any are given."""
+        voxels = cells_to_voxels(values, self.cell_zyx)
+        dropped = torch.fft.ifft2(torch.fft.fft2(voxels) * frequencies[:, None, None]).real
+        some = frequencies.flatten(1).any(1)[:, None, None, None, None]
+        return voxels_to_cells(torch.where(some, dropped, voxels), self.cell_zyx)
+
+    def _check_parts(self) -> None:
+        """Refuse combinations that would fail, or train nothing, for a reason that only the whole model shows."""
+        method = self.method
+        parts = [part for part, _ in self.strategy.parts] if isinstance(self.strategy, Mixture) else [self.strategy]
+        if any(part.name == "frequency" for part in parts) and not self.target.voxelwise:
             raise UsageError(
-                f"strategy {self.method.strategy!r} hides frequencies, which target {self.target.name!r} does not "
-                "have; use target 'voxels'"
+                f"strategy {method.strategy!r} hides frequencies, which target {method.target!r} does not have; "
+                "use target 'voxels'"
             )
-        spectrum = torch.fft.fft2(cells_to_voxels(values, self.cell_zyx)) * frequencies[:, None, None]
-        return voxels_to_cells(torch.fft.ifft2(spectrum).real, self.cell_zyx)
+        hides = any(self.strategy.hidden_count(self.grid, ratio) for ratio in self.ratio.values)
+        if hides and method.decoder == "linear" and method.encoding == "exact":
+            raise UsageError(
+                "decoder 'linear' reads hidden cells alone, where encoding 'exact' has no features: the encoder would "
+                "not be trained; use decoder 'light', or encoding 'token'"
+            )
 
     def _block_error(self, cell_error: Tensor, counted: Tensor) -> Tensor:
         z, y, x = (block // cell for block, cell in zip(self.grid.block_zyx, self.cell_zyx, strict=True))
         count = counted.sum(1, keepdim=True)
         errors, counts = to_blocks(cell_error[:, None] * count, (z, y, x)), to_blocks(count, (z, y, x))
         return (errors.sum(2) / counts.sum(2).clamp(min=1)).view(-1, *self.grid.grid_zyx)
+
+
+def _nothing_hidden(hidden_blocks: Tensor) -> Tensor:
+    """(N, gz, gy, gx) bool -> (N, 1, 1, 1, 1) bool: samples without a hidden block."""
+    return ~hidden_blocks.flatten(1).any(1)[:, None, None, None, None]

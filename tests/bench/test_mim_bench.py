@@ -116,6 +116,15 @@ def test_ratios_by_hand() -> None:
     assert (slower["memory_vs_spark_style"], slower["speed_vs_dense"]) == (None, None)
 
 
+def test_faster_layout_is_found_within_rounds() -> None:
+    """Faster in two rounds of three, in spite of the larger median."""
+    seconds = {"spark_style": (2.0, 5.0, 6.0), "spark_style_channels_last": (9.0, 4.0, 5.5)}
+    times = {path: [[(wall, wall)] for wall in walls] for path, walls in seconds.items()}
+    first, second = mim.summarise(Case("resenc-s", 0.75), times, {path: {} for path in times})
+    assert second["step_seconds"] > first["step_seconds"]
+    assert first["spark_reference"] == "spark_style_channels_last"
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_memory_is_measured_in_its_own_process() -> None:
     """It is above nothing, and below all that the process has."""

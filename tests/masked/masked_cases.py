@@ -43,6 +43,7 @@ def hide_blocks(pattern: str, grid: tuple[int, int, int], samples: int = 3, seed
         hidden[-1].view(-1)[0] = True
     elif pattern == "empty sample":
         hidden[1] = True
+        hidden[0].view(-1)[0] = False
     return hidden
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import cache
 
 import pytest
@@ -41,7 +42,8 @@ def test_every_architecture_is_here() -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(
-    ("name", "pattern"), [*((name, "ragged") for name in SMALL), *((name, "empty sample") for name in WITH_EMPTY)]
+    ("name", "pattern"),
+    [*((name, "ragged") for name in SMALL), *itertools.product(WITH_EMPTY, ["empty sample", "everything"])],
 )
 def test_equal_to_the_oracle(name: str, pattern: str, path: str) -> None:
     """Forward, gradients of voxels and of all parameters, running moments, in training mode: 1e-10."""
