@@ -246,7 +246,7 @@ def mask_preview(
     out: Annotated[Path, typer.Option("--out", help="The .png to write.")],
     study: Annotated[Path | None, typer.Argument(help="A study file or DICOM folder; a phantom if left out.")] = None,
     manifest: Annotated[Path | None, typer.Option(help="CSV of studies, with their masks; see --row.")] = None,
-    row: Annotated[int, typer.Option(help="Which row of --manifest; 1 is the first.")] = 1,
+    row: Annotated[int | None, typer.Option(help="Which row of --manifest; the first, 1, if left out.")] = None,
     model: Model = DEFAULT_MODEL,
     strategy: Annotated[
         list[str] | None, typer.Option(help="all, or one as in pretrain; may be given several times.")
@@ -261,11 +261,16 @@ def mask_preview(
     """Draw what each masking strategy hides, and what the model makes of it, as one PNG. Needs no data."""
     from prostate_mim.preview import Preview, PreviewConfig, check_out, open_shown, write_preview
 
-    chosen = PreviewConfig(tuple(strategy or ["all"]), ratio, numbers(block_mm, "--block-mm"), seed, slices)
-    spacing_mm_zyx = numbers(spacing, "--spacing") if spacing else None
-    preview = Preview(model, chosen)
-    shown = open_shown(preview, study, manifest, row, spacing_mm_zyx)
-    show(write_preview(preview, shown, check_out(out)), as_json)
+    preview = Preview(
+        model, PreviewConfig(tuple(strategy or ["all"]), ratio, numbers(block_mm, "--block-mm"), seed, slices)
+    )
+    check_out(out)
+    shown = open_shown(
+        preview.mim.spec, study=study, manifest=manifest, row=row, masks=preview.masks, seed=seed,
+        spacing_mm_zyx=numbers(spacing, "--spacing") if spacing else None,
+    )  # fmt: skip
+    drawn = write_preview(preview, shown, out)
+    show(drawn if as_json else {"picture": drawn["picture"]}, as_json)
 
 
 @app.command()

@@ -67,7 +67,8 @@ def pretrain(
 
     Raises:
         ManifestError, VolumeError, NotFoundError: the data; found before training begins.
-        UsageError: the configuration, or ``out`` cannot be written or holds a finished run.
+        UsageError: the configuration, no row has the masks its strategy looks at, or ``out`` cannot be written or
+            holds a finished run.
     """
     config = config or PretrainConfig()
     pick_device(config.loop.device)  # refuse it before an hour of reading
@@ -75,6 +76,7 @@ def pretrain(
     run = prepare_run(out, resume)
     torch.manual_seed(derive_seed(config.loop.seed, "weights"))
     model = make_model(config)
+    _check_masks(model, listed)
     room = tuple(n + m for n, m in zip(config.spec.size_zyx, _MARGIN_ZYX, strict=True))
     regions = load_regions(listed, config.spec, (room[0], room[1], room[2]), masks=model.masks_looked_at)
     dataset = DrawDataset(regions, config.spec, Augmentation(jitter_zyx=_MARGIN_ZYX), config.loop.seed)
@@ -97,6 +99,16 @@ def make_model(config: PretrainConfig) -> MaskedImageModel:
     model = MaskedImageModel(encoder, grid, config.method, spec.spacing_mm_zyx)
     # Rows of visible voxels multiply by kernels in this order; in any other each step would copy them.
     return model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload,no-any-return]
+
+
+def _check_masks(model: MaskedImageModel, manifest: Manifest) -> None:
+    """A strategy without a mask in any study would be another strategy throughout."""
+    for name in sorted(model.strategy.needs & {"gland", "lesion"}):
+        if all(getattr(row, f"{name}_mask") is None for row in manifest.rows):
+            raise UsageError(
+                f"strategy {model.method.strategy!r} looks at {name} masks, but no row of the manifest has a "
+                f"{name}_mask; add them, or choose another strategy"
+            )
 
 
 def mim_loss(seed: int, steps: int) -> Any:

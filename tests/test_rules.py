@@ -36,6 +36,7 @@ WRITERS: dict[str, dict[str, str]] = {
     },
     "hub/release.py": {"mkdtemp": "a whole folder is written beside its place and renamed when complete"},
     "pictures.py": {"savefig": "into memory; the caller embeds the bytes"},
+    "preview/picture.py": {"save": "into memory; the caller writes the bytes"},
     "engine/tracker.py": {"SummaryWriter": "TensorBoard owns its event files"},
 }
 _WRITING = {

@@ -48,7 +48,9 @@ def slide(
     Raises:
         UsageError: its outputs do not line up with the inputs' blocks ("same" padding does).
     """
-    sizes, strides, first, around, overhang = [], [], [], [], []
+    sizes, strides, first = [], [], []
+    around: list[int] = []
+    overhang: list[int] = []
     for axis in range(3):
         size, step, reach = features.level.size_zyx[axis], stride[axis], dilation[axis] * (kernel[axis] - 1) + 1
         before, after = (padding[axis] + pending for pending in features.padding[4 - 2 * axis : 6 - 2 * axis])

@@ -173,16 +173,14 @@ def _per_channel(values: Tensor, channels: int) -> Tensor:
 
 
 def _native_batch_norm(module: AnyBatchNorm, rows: Tensor) -> Tensor:
-    """Torch's own kernel on a channels-last view of the rows; it moves the running moments as well."""
-    image = rows.view(1, -1, 1, rows.shape[1]).permute(0, 3, 1, 2)
+    """Torch's own kernel, which moves the running moments as well."""
     followed = module.training and module.running_mean is not None
     factor = _factor(module) if followed else 0.0
     if followed and module.num_batches_tracked is not None:
         module.num_batches_tracked.add_(1)
-    normalised = torch.batch_norm(
-        image, module.weight, module.bias, module.running_mean, module.running_var, True, factor, module.eps, False
+    return torch.batch_norm(
+        rows, module.weight, module.bias, module.running_mean, module.running_var, True, factor, module.eps, False
     )
-    return normalised.permute(0, 2, 3, 1).reshape(rows.shape)
 
 
 def _affine_of(features: MaskedFeatures, mean: Tensor, variance: Any, module: Any) -> MaskedFeatures:

@@ -40,12 +40,8 @@ def max_pool(
         values = functional.pad(values, _sum(slid.around, slid.overhang), value=-math.inf)
         return features.with_values(_finite(functional.max_pool3d(values, size, step, 0, spread)), slid.level)
     windows = _windows(features.level, slid.level, WindowKey(size, step, spread, slid.before, by_block=True))
-    bricks = _gather(features.values, windows, -math.inf)
-    if windows.key.by_block:
-        pooled = functional.max_pool3d(bricks, size, step, 0, spread)
-    else:
-        pooled = functional.max_pool3d(bricks, size)
-    return RowFeatures(_finite(_to_rows(pooled)), features.context, slid.level)
+    pooled = cast(Tensor, _MaxOfWindows.apply(features.values, windows))  # type: ignore[no-untyped-call]
+    return RowFeatures(_finite(pooled), features.context, slid.level)
 
 
 def average_pool(
@@ -171,6 +167,37 @@ def _gather(rows: Tensor, windows: Windows, fill: float) -> Tensor:
     """(rows, C) -> (units, C, z, y, x), channels-last."""
     bricks = cast(Tensor, _Gather.apply(rows, windows, fill))  # type: ignore[no-untyped-call]
     return bricks.permute(0, 4, 1, 2, 3)
+
+
+class _MaxOfWindows(torch.autograd.Function):
+    """The largest place of every window. Keeps which it was, not the windows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, windows: Windows) -> Tensor:
+        bricks = windows.gather(rows, -math.inf).permute(0, 4, 1, 2, 3)
+        key = windows.key
+        # For single outputs the window is the kernel, and its dilation already in the table.
+        ctx.arguments = (key.kernel, key.stride if key.by_block else key.kernel, (0, 0, 0))
+        ctx.dilation = key.dilation if key.by_block else (1, 1, 1)
+        largest, place = torch.ops.aten.max_pool3d_with_indices(bricks, *ctx.arguments, ctx.dilation)
+        ctx.save_for_backward(place)
+        ctx.windows, ctx.shape = windows, bricks.shape
+        return _to_rows(largest)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (place,) = ctx.saved_tensors
+        units, channels = ctx.shape[:2]
+        largest = gradient.reshape(units, *ctx.windows.unit_zyx, channels).permute(0, 4, 1, 2, 3)
+        # Of the windows only shape and layout matter now.
+        bricks = torch.empty(ctx.shape, dtype=gradient.dtype, device=gradient.device)
+        bricks = bricks.contiguous(memory_format=torch.channels_last_3d)
+        back = torch.ops.aten.max_pool3d_with_indices_backward(
+            largest, bricks, *ctx.arguments, ctx.dilation, False, place
+        )
+        folded: Tensor = ctx.windows.fold(back.permute(0, 2, 3, 4, 1))
+        return folded, None
 
 
 class _Gather(torch.autograd.Function):

@@ -7,6 +7,7 @@ a matrix product (im2col). Bricks win where blocks are large against the kernel,
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -92,36 +93,40 @@ class Windows:
         return units * torch.tensor([1, *scale], device=units.device)
 
     @cached_property
-    def inverse(self) -> Tensor:
-        """(source.rows, m) int32: the window places that hold each row; units * window where there is no m-th."""
+    def holders(self) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """Where each row lies among the windows: places of all rows, and (rows, places) of those that lie in more.
+
+        Most rows lie in one window only, their own block's; so the others are short lists. A place that does not
+        exist is the number of places, units * window.
+        """
         key, target = self.key, self._target
         unit_of = target.block_row_of if key.by_block else target.row_of
+        units = len(target.blocks) if key.by_block else target.rows
         n, *position = self._source.places.unbind(1)
         # Per axis: which units' windows reach this position, and at which place of the window.
         axes = [self._covering(axis, position[axis], unit_of.shape[axis + 1]) for axis in range(3)]
-        units = len(target.blocks) if key.by_block else target.rows
         size = self.shape_zyx[0] * self.shape_zyx[1] * self.shape_zyx[2]
-        columns = []
-        for uz, wz, vz in axes[0]:
-            for uy, wy, vy in axes[1]:
-                for ux, wx, vx in axes[2]:
-                    place = unit_of[n, uz, uy, ux] * size + ((wz * self.shape_zyx[1] + wy) * self.shape_zyx[2] + wx)
-                    columns.append(torch.where(vz & vy & vx, place, units * size))
-        return torch.stack(columns, 1).clamp(max=units * size).to(torch.int32)
+        found: list[Tensor] = []
+        for (uz, wz, vz), (uy, wy, vy), (ux, wx, vx) in itertools.product(*axes):
+            place = unit_of[n, uz, uy, ux] * size + ((wz * self.shape_zyx[1] + wy) * self.shape_zyx[2] + wx)
+            found.append(torch.where(vz & vy & vx, place, units * size).clamp(max=units * size))
+        more = [((place < units * size).nonzero()[:, 0], place) for place in found[1:]]
+        return found[0], [(rows, place[rows]) for rows, place in more if len(rows)]
 
     def _covering(self, axis: int, position: Tensor, units: int) -> list[tuple[Tensor, Tensor, Tensor]]:
         """For each candidate: (unit, place in its window, valid), each (rows,)."""
         step = self.unit_zyx[axis] * self.key.stride[axis]
         spread, count = self._spread[axis], self.shape_zyx[axis]
-        shifted = position + self.key.padding[axis]
-        newest = shifted // step
+        own, padding = position // step, self.key.padding[axis]
+        reach = spread * (count - 1)
         candidates = []
-        for back in range(-(-(spread * (count - 1) + 1) // step)):
-            unit = newest - back
-            offset = shifted - unit * step
+        # The own unit first: nearly every row is in its window. A window begins at unit * step - padding.
+        for back in sorted(range(-((padding + step - 1) // step), reach // step + 1), key=abs):
+            unit = own - back
+            offset = position + padding - unit * step
             place = offset // spread
-            valid = (unit >= 0) & (unit < units) & (offset % spread == 0) & (place < count)
-            candidates.append((unit.clamp(0, units - 1), place.clamp(max=count - 1), valid))
+            valid = (unit >= 0) & (unit < units) & (offset >= 0) & (offset % spread == 0) & (place < count)
+            candidates.append((unit.clamp(0, units - 1), place.clamp(0, count - 1), valid))
         return candidates
 
     def gather(self, rows: Tensor, fill: float = 0.0) -> Tensor:
@@ -133,9 +138,10 @@ class Windows:
     def fold(self, windows: Tensor) -> Tensor:
         """The transpose of ``gather``: (units, z, y, x, C) -> (source.rows, C), places of the same row summed."""
         channels = windows.shape[-1]
-        flat = torch.cat([windows.reshape(-1, channels), windows.new_zeros(1, channels)])
-        inverse = self.inverse
-        total = flat.index_select(0, inverse[:, 0])
-        for column in range(1, inverse.shape[1]):
-            total += flat.index_select(0, inverse[:, column])
+        flat = windows.reshape(-1, channels)
+        first, more = self.holders
+        total = flat.index_select(0, first.clamp(max=len(flat) - 1))
+        total.index_fill_(0, (first == len(flat)).nonzero()[:, 0], 0.0)
+        for rows, places in more:
+            total[rows] += flat.index_select(0, places)  # each row stands in a list once
         return total

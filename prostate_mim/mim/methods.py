@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,9 @@ class Method:
             raise UsageError(f"scores {self.scores!r} is unknown; choose hidden or all")
         if not self.losses:
             raise UsageError("a method needs at least one loss")
+        for name, weight in self.losses:
+            if not (math.isfinite(weight) and weight > 0):
+                raise UsageError(f"loss {name!r} has weight {weight}; use a positive number")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as kept in ``config.json``."""

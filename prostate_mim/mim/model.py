@@ -148,9 +148,7 @@ class MaskedImageModel(nn.Module):
             counted = counted_cells(self.target, hidden, batch.inside, self.cell_zyx)
         found = prediction
         if batch.frequencies is not None:
-            found, wanted = (
-                self._only(values, batch.frequencies) for values in (prediction.to(wanted.dtype), wanted)
-            )
+            found, wanted = (self._only(values, batch.frequencies) for values in (prediction.to(wanted.dtype), wanted))
         total = torch.zeros((), device=prediction.device)
         scored = []
         for loss, weight in self.losses:

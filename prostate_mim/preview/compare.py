@@ -1,22 +1,19 @@
-"""What each masking strategy hides of one study, and what a model makes of it: one picture, no run needed."""
+"""Every strategy on one crop: what it hides, how much that is, and the model's reconstruction with its error."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from prostate_mim.engine.data import make_regions
 from prostate_mim.engine.seeding import torch_generator
 from prostate_mim.errors import UsageError
 from prostate_mim.files import make_folder, write_bytes
 from prostate_mim.hub import BUNDLED_DEFAULT
-from prostate_mim.manifest import read_manifest
 from prostate_mim.mim import BlockGrid, MimBatch, expand_blocks, random_hidden_blocks
 from prostate_mim.mim.layout import to_blocks
 from prostate_mim.mim.strategies import (
@@ -32,18 +29,20 @@ from prostate_mim.mim.strategies import (
 from prostate_mim.mim.strategies.genesis import Genesis
 from prostate_mim.mim.targets import block_moments
 from prostate_mim.mim.teacher import EmaTeacher, block_difficulty
-from prostate_mim.phantom import make_study
-from prostate_mim.pictures import MaskRow, masks_png
-from prostate_mim.preprocess import BoolArray, Crop, mask_on_grid, normalise, prepare_crop
-from prostate_mim.reconstruction import MimRelease, load_mim
-from prostate_mim.spec import InputSpec
-from prostate_mim.studies import MASKS, open_study
-from prostate_mim.volume import read_volume
+from prostate_mim.preview.picture import MaskRow, masks_png
+from prostate_mim.preview.shown import Shown
+from prostate_mim.reconstruction import load_mim
+from prostate_mim.studies import MASKS
 
 ALL = "all"
 # A mixture draws one of the others for every sample; in "all" it would only repeat one of them.
 _NOT_IN_ALL = "mixture"
-ERROR_NOTE = "error: mean squared, over hidden voxels (no block hidden: over all), in variances of their block"
+_ERROR = (
+    "error: mean squared difference in variances of the block (1: as good as knowing each block's mean), over hidden "
+    "voxels; over all where no block is hidden"
+)
+_BLOCK_TARGET = "this model predicts a block's pattern; in the reconstruction its mean and contrast are the study's"
+_HARD = "hard: half of its blocks are those this model reconstructs worst, as at the end of training"
 
 
 @dataclass(frozen=True)
@@ -81,10 +80,12 @@ class Preview:
         self.config = config or PreviewConfig()
         strategies = _named(self.config.strategies)
         self.ratio = parse_ratio(self.config.ratio)
-        self.mim: MimRelease = load_mim(model)
+        self.mim = load_mim(model)
         spec, bare = self.mim.spec, self.mim.model
         stride = bare.encoder.total_stride_zyx
         self.grid = BlockGrid.from_mm(self.config.block_mm_zyx, spec.spacing_mm_zyx, spec.size_zyx, stride)
+        if self.config.slices > spec.size_zyx[0]:
+            raise UsageError(f"--slices is {self.config.slices}, but the model's crop has {spec.size_zyx[0]} slices")
         bare.grid = bare.encoding.grid = self.grid
         self.strategies, self.left_out = _possible(strategies, self.grid, self.ratio, ALL in self.config.strategies)
         if any("difficulty" in strategy.needs for _, strategy in self.strategies):
@@ -104,15 +105,22 @@ class Preview:
     def png(self, shown: Shown, rows: Sequence[MaskRow]) -> bytes:
         """The picture."""
         spec, config = self.mim.spec, self.config
-        notes = [
-            self.grid.describe(spec.spacing_mm_zyx, config.block_mm_zyx),
-            f"mask ratio {self.ratio}, seed {config.seed}; {ERROR_NOTE}",
-            *self.left_out,
-        ]
         return masks_png(
             shown.crop.voxels, shown.crop.inside, rows, spacing_mm_zyx=spec.spacing_mm_zyx,
-            block_zyx=self.grid.block_zyx, title=f"{shown.label}, {self.mim.name}", notes=notes, slices=config.slices,
+            block_zyx=self.grid.block_zyx, title=f"What masking hides, and what {self.mim.name} makes of it",
+            notes=self._notes(shown), slices=config.slices,
         )  # fmt: skip
+
+    def _notes(self, shown: Shown) -> list[str]:
+        described = self.grid.describe(self.mim.spec.spacing_mm_zyx, self.config.block_mm_zyx)
+        notes = [f"{shown.label}; {described}; mask ratio {self.ratio}; drawn with seed {self.config.seed}", _ERROR]
+        if self.mim.model.target.name == "block":
+            notes.append(_BLOCK_TARGET)
+        if any(strategy.name == "hard" for _, strategy in self.strategies):
+            notes.append(_HARD)
+        if not shown.crop.inside.all():
+            notes.append("white: beyond the study's field of view")
+        return [*notes, *self.left_out]
 
     @torch.inference_mode()
     def _row(self, text: str, strategy: Strategy, shown: Shown) -> MaskRow:
@@ -164,12 +172,15 @@ class Preview:
         """(N, 1, D, H, W): the crop with the model's prediction in what was hidden; None where it predicts no image."""
         model = self.mim.model
         prediction = model.predict(given, batch.hidden_blocks)
-        picture = model.target.to_voxels(prediction, model.source(batch), self.grid, model.cell_zyx)
+        picture: Tensor | None = model.target.to_voxels(prediction, model.source(batch), self.grid, model.cell_zyx)
         if picture is None:
             return None
         if hiding.frequencies is not None:
-            return given + torch.fft.ifft2(torch.fft.fft2(picture) * hiding.frequencies).real
-        return torch.where(hidden, picture, batch.voxels) if hiding.blocks.any() else picture
+            kept = torch.fft.fft2(given) * ~hiding.frequencies
+            picture = torch.fft.ifft2(kept + torch.fft.fft2(picture) * hiding.frequencies).real.to(given)
+        elif hiding.blocks.any():
+            picture = torch.where(hidden, picture, batch.voxels)
+        return picture
 
     def _trained_on(self, used: str) -> bool:
         own = self.mim.model.strategy
@@ -250,7 +261,7 @@ def _name(text: str, strategy: Strategy, hiding: Hiding, shown: Shown) -> str:
     if hiding.strategy != strategy.name:
         reason = hiding.instead_of if hiding.instead_of in MASKS else ""
         name += f" → {hiding.strategy}" + (f" ({shown.missing(reason)})" if reason else "")
-    return name if strategy.self_supervised else f"{name}  (looks at labels)"
+    return name if strategy.self_supervised or hiding.instead_of else f"{name}  (looks at labels)"
 
 
 def _counts(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from prostate_mim.errors import UsageError
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -28,7 +30,10 @@ _INK, _PALE, _BORDER = "#222222", "#666666", "#6CB4DC"
 # Of the strategies' picture, pixels.
 _WIDTH, _MARGIN, _GAP, _HEADER, _LINE = 1000, 12, 12, 30, 18
 _TALLEST = 480
+_TALLEST_PICTURE = 2**16 - 1  # matplotlib's limit
 _DPI = 100
+_GREYS = 112  # of the palette
+_LETTERS = 165  # of the small print in a line
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +97,8 @@ def masks_png(
 ) -> bytes:
     """One row for each masking strategy: the crop, what the encoder sees from above and from the front, the result.
 
-    All panels have one scale in mm and one grey window. 1000 pixels wide, as high as it takes.
+    All panels have one scale in mm and one grey window. 1000 pixels wide, as high as it takes; a palette of greys and
+    tints of four colours keeps the file small and the colours exact.
 
     Args:
         voxels: (z, y, x) z-scored.
@@ -103,6 +109,9 @@ def masks_png(
         title: of the whole picture.
         notes: small print below.
         slices: evenly spaced slices (axial and coronal) for each strategy.
+
+    Raises:
+        UsageError: the picture would be too high.
     """
     return _MaskFigure(voxels, inside, spacing_mm_zyx, block_zyx, slices).draw(rows, title, notes)
 
@@ -131,10 +140,12 @@ class _MaskFigure:
         """The whole picture."""
         from matplotlib.figure import Figure
 
-        lines = [line for note in notes for line in textwrap.wrap(note, 150)]
+        lines = [line for note in notes for line in textwrap.wrap(note, _LETTERS)]
         row_height = _HEADER + len(self.cuts) * (self.tall + _GAP)
         top, legend = 2 * _HEADER, _HEADER
         self.height = top + len(rows) * row_height + legend + len(lines) * _LINE + _MARGIN
+        if self.height > _TALLEST_PICTURE:
+            raise UsageError(f"the picture would be {self.height} pixels high; draw fewer strategies or fewer slices")
         self.figure = Figure(figsize=(_WIDTH / _DPI, self.height / _DPI), dpi=_DPI, facecolor="white")
         self._head(title)
         for number, row in enumerate(rows):
@@ -202,7 +213,7 @@ class _MaskFigure:
             left += 18 + written.get_window_extent().width + 24
 
     def _left(self, column: int) -> int:
-        return _MARGIN + column * (self.cell + _GAP) + (self.cell - self.width) // 2
+        return int(_MARGIN + column * (self.cell + _GAP) + (self.cell - self.width) // 2)
 
     def _text(self, left: float, top: float, words: str, *, color: str = _INK, **style: Any) -> Text:
         return self.figure.text(left / _WIDTH, 1 - top / self.height, words, color=color, va="top", **style)
@@ -235,6 +246,32 @@ def _shorten(text: Text, room: float) -> None:
 
 
 def _png(figure: Figure) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    drawn = np.asarray(canvas.buffer_rgba())[..., :3]
+    digits = np.array([1 << 16, 1 << 8, 1], np.int32)
+    colours, place = np.unique(drawn.astype(np.int32) @ digits, return_inverse=True)
+    palette = _palette()
+    difference = colours[:, None, None] // digits % 256 - palette.astype(np.int32)
+    nearest = np.square(difference).sum(-1).argmin(1).astype(np.uint8)
+    image = Image.fromarray(nearest[place].reshape(drawn.shape[:2]), mode="P")
+    image.putpalette(palette.tobytes())
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=_DPI, metadata={"Software": None})
+    image.save(stream, format="png", optimize=True)
     return stream.getvalue()
+
+
+def _palette() -> npt.NDArray[np.uint8]:
+    """(256, 3) RGB: greys, and each colour pure and blended half and half with some of them, for smooth edges."""
+    from matplotlib.colors import to_rgb
+
+    greys = np.repeat(np.linspace(0, 1, _GREYS)[:, None], 3, axis=1)
+    colours = np.array([to_rgb(colour) for colour in (HIDDEN, _BORDER, *OUTLINES.values())])
+    under = np.linspace(0, 1, 9)
+    blends = [share * colours[:, None] + (1 - share) * under[:, None] for share in (0.35, 0.65)]
+    every = np.concatenate([greys, colours, *(blend.reshape(-1, 3) for blend in blends)])
+    padded = np.concatenate([every, np.ones((256 - len(every), 3))])
+    return (255 * padded).round().astype(np.uint8)

@@ -83,22 +83,38 @@ def file_shown(spec: InputSpec, path: Path, spacing_mm_zyx: tuple[float, float, 
 
 
 def open_shown(
-    preview: Preview,
+    spec: InputSpec,
+    *,
     study: Path | None = None,
     manifest: Path | None = None,
-    row: int = 1,
+    row: int | None = None,
+    masks: Collection[str] = MASKS,
     spacing_mm_zyx: tuple[float, float, float] | None = None,
+    seed: int = 0,
 ) -> Shown:
-    """The crop of a study, of a manifest's row, or of a phantom where neither is given.
+    """The crop of a study, or of a manifest's row, or of a phantom where neither is given.
+
+    Args:
+        spec: the input contract.
+        study: a file or DICOM folder.
+        manifest: CSV of studies.
+        row: of the manifest; 1 is the first after the header, and taken if None.
+        masks: which of ``MASKS`` to read from the manifest.
+        spacing_mm_zyx: of a study that is a bare array.
+        seed: of the phantom.
 
     Raises:
-        UsageError: both are given.
+        UsageError: study and manifest are both given, there is no such row, or what is given does not go together.
+        ManifestError, VolumeError, NotFoundError: what is given cannot be read.
     """
-    spec = preview.mim.spec
     if study is not None and manifest is not None:
-        raise UsageError("give one study or --manifest, not both (neither draws a phantom)")
+        raise UsageError("give one study or --manifest, not both (without either a phantom is drawn)")
+    if row is not None and manifest is None:
+        raise UsageError("--row is of a manifest; give --manifest too")
+    if spacing_mm_zyx is not None and study is None:
+        raise UsageError("--spacing is of a study file; give one, or write spacing_mm_zyx into the manifest")
     if study is not None:
         return file_shown(spec, study, spacing_mm_zyx)
     if manifest is not None:
-        return manifest_shown(spec, manifest, row, preview.masks)
-    return phantom_shown(spec, preview.config.seed)
+        return manifest_shown(spec, manifest, 1 if row is None else row, masks)
+    return phantom_shown(spec, seed)

@@ -113,6 +113,60 @@ def test_loaded_is_not_fresh(releases: Path) -> None:
     assert differing >= 0.99 * sum(fresh[key].numel() for key in convolutions)
 
 
+MANY_BATCHES = 70_001  # more than float16 can hold (65,504), and not a multiple of its steps there
+
+
+@pytest.fixture(scope="module")
+def counting(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreMIM, Path]:
+    """A batch-norm net that has seen many batches, and its float16 release."""
+    torch.manual_seed(0)
+    model = PreMIM("effnet-lite0", name="effnet-lite0.test").eval()
+    for name, value in model.encoder.named_buffers():
+        if name.endswith("num_batches_tracked"):
+            value.fill_(MANY_BATCHES)
+    return model, model.save_pretrained(tmp_path_factory.mktemp("counting") / "release", dtype="float16")
+
+
+def test_whole_numbers_keep_their_type(counting: tuple[PreMIM, Path]) -> None:
+    """In a float16 release counts are int64, exact above 65,504, and not among what was adapted."""
+    model, folder = counting
+    tensors = load_file(folder / WEIGHTS)
+    counts = {key for key in tensors if key.endswith("num_batches_tracked")}
+    assert len(counts) > 20
+    for key, value in tensors.items():
+        assert value.dtype == (torch.int64 if key in counts else torch.float16), key
+        if key in counts:
+            assert value.item() == MANY_BATCHES
+    loaded = PreMIM.from_pretrained(folder)
+    state = loaded.encoder.state_dict()
+    assert all(state[key].item() == MANY_BATCHES and state[key].dtype == torch.int64 for key in counts)
+    assert {line.partition(":")[0] for line in loaded.load_report.adapted} == tensors.keys() - counts
+    assert torch.tensor(MANY_BATCHES).half().isinf()  # negative control: it would not have survived
+    assert model.encoder.state_dict().keys() == tensors.keys()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda key, value: value.float() if key.endswith("tracked") else value, "says int64"),
+        (lambda key, value: value.int() if key.endswith("tracked") else value, "says int64"),
+        (lambda key, value: value.float() if key.endswith("weight") else value, "says float16"),
+        (lambda key, value: value.long() if key.endswith("running_mean") else value, "says float16"),
+    ],
+    ids=["count as float", "count as int32", "weight as float32", "mean as int64"],
+)
+def test_wrong_types_are_refused(
+    counting: tuple[PreMIM, Path], tmp_path: Path, change: Callable[[str, Tensor], Tensor], words: str
+) -> None:
+    """A count that is no int64, or a weight that is no float16, is refused by name; as they were, they load."""
+    folder = Path(shutil.copytree(counting[1], tmp_path / "release"))
+    edit_tensors(folder / WEIGHTS, lambda tensors: None)
+    PreMIM.from_pretrained(folder)  # negative control
+    edit_tensors(folder / WEIGHTS, lambda tensors: tensors.update({k: change(k, v) for k, v in tensors.items()}))
+    with pytest.raises(IntegrityError, match=words):
+        PreMIM.from_pretrained(folder)
+
+
 def test_same_model_same_bytes(encoder: PreMIM, releases: Path, tmp_path: Path) -> None:
     """Saving twice gives the same files."""
     again = encoder.save_pretrained(tmp_path / "again", dtype="float16")

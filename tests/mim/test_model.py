@@ -174,7 +174,7 @@ def test_block_error_by_hand() -> None:
     cells = model.target.values(model.source(given), WIDE, model.cell_zyx).clone()
     cells[:, :, 0, 0, 0] += 2
     cells[:, :, 1, 1, 0] += 1
-    cells[:, :, 0, 3, 3] += 100  # visible
+    cells[:, :, 0, 1, 3] += 100  # visible
     output = model.score(cells, given)
     assert output.block_error[0].flatten().tolist() == pytest.approx([1.25, 0, 0, 0])
     assert output.loss.item() == pytest.approx(1.25)
@@ -321,21 +321,22 @@ def test_the_encoder_gets_the_changed_crop(batch: MimBatch) -> None:
 # ------------------------------------------------------------------------------------------ what the encoder sees
 
 
-@pytest.mark.parametrize("poison", ["noise", "inf", "nan"])
-def test_hidden_voxels_never_reach_the_encoder(model: MaskedImageModel, batch: MimBatch, poison: str) -> None:
-    """Whatever hidden voxels hold, the prediction is bit-identical; one visible voxel changes it."""
+def test_hidden_voxels_never_reach_the_encoder(model: MaskedImageModel, batch: MimBatch) -> None:
+    """Noise, inf or NaN at hidden voxels: the prediction is bit-identical; one visible voxel changes it."""
     hidden = hidden_of(batch)
     noise = 1e6 * torch.randn(batch.voxels.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    value = noise if poison == "noise" else torch.full_like(noise, float(poison))
-    other = torch.where(hidden, value, batch.voxels)
+    others = [
+        torch.where(hidden, value, batch.voxels)
+        for value in (noise, torch.full_like(noise, math.inf), torch.full_like(noise, math.nan))
+    ]
     touched = batch.voxels.clone()
     touched[tuple((~hidden & batch.inside).nonzero()[0])] += 1
     with torch.no_grad():
         first = model.predict(batch.voxels, batch.hidden_blocks)
         assert first.isfinite().all()
-        assert torch.equal(model.predict(other, batch.hidden_blocks), first)
+        assert all(torch.equal(model.predict(other, batch.hidden_blocks), first) for other in others)
         assert not torch.equal(model.predict(touched, batch.hidden_blocks), first)
-        inverted = [model.predict(each, ~batch.hidden_blocks) for each in (batch.voxels, other)]  # negative control
+        inverted = [model.predict(each, ~batch.hidden_blocks) for each in (batch.voxels, others[0])]  # control
     assert not torch.equal(*inverted)
 
 
@@ -383,8 +384,10 @@ def test_the_decoder_is_told_what_is_hidden(plain: MaskedImageModel, batch: MimB
     assert not torch.equal(one, other)
 
 
-@pytest.mark.parametrize("architecture", ["resenc-s", "resnet10", "convnext-a"])
-@pytest.mark.parametrize("method", ["fcmae", "simmim"])
+@pytest.mark.parametrize(
+    ("method", "architecture"),
+    [("fcmae", "resenc-s"), ("fcmae", "convnext-a"), ("spark", "resnet10"), ("simmim", "resnet10")],
+)
 def test_samples_are_kept_apart(method: str, architecture: str) -> None:
     """Alone, or in a batch turned round: the same prediction and block errors. Batch norms only in evaluation."""
     model, given = make(method, TINY, architecture).eval(), sample(TINY, 0.5)
@@ -493,6 +496,19 @@ def test_half_precision_is_scored_in_single(batch: MimBatch) -> None:
     assert output.loss.dtype == torch.float32
     frequencies = replace(unhidden(given), changed=given.voxels, frequencies=torch.stack([rings()] * 2))
     assert model.score(noise_like(model, batch).bfloat16(), frequencies).loss.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_takes_bfloat16(name: str) -> None:
+    """Under autocast, hidden blocks and dropped frequencies both have a finite float32 loss."""
+    model, given = make(replace(METHODS[name], target="voxels"), TINY).float(), sample(TINY, 0.5)
+    hidden = replace(given, voxels=given.voxels.float())
+    frequencies = torch.stack([rings(32, 32)] * 2)
+    for each in (hidden, replace(unhidden(hidden), changed=hidden.voxels, frequencies=frequencies)):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            loss = model(each).loss
+        assert loss.dtype == torch.float32
+        assert loss.isfinite()
 
 
 def test_two_blocks_by_hand() -> None:

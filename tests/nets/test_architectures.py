@@ -176,3 +176,41 @@ def test_made_of_known_parts(encoder: Encoder) -> None:
     assert strange_leaves(nn.Sequential(encoder, nn.Softmax())) == {"Softmax"}  # negative control
     for module in encoder.modules():
         assert type(module) in LEAVES or not list(module.parameters(recurse=False))
+
+
+# --------------------------------------------------------------------------------------------------- between
+
+
+def test_between_is_the_identity_unless_given(encoder: Encoder) -> None:
+    """Called once a resolution, in order, with the very features that are returned; bit for bit the same network."""
+    crop, seen = noise(1, 1, 8, 32, 32), []
+
+    def watch(number: int, features: Tensor) -> Tensor:
+        seen.append((number, features.clone()))
+        return features
+
+    with torch.inference_mode():
+        expected, found = encoder(crop), encoder(crop, watch)
+    assert [number for number, _ in seen] == [0, 1, 2, 3]
+    for (_, given), one, other in zip(seen, found, expected, strict=True):
+        assert torch.equal(one, other)
+        assert torch.equal(given, one)
+
+
+@pytest.mark.parametrize("replaced", [0, 1, 2, 3])
+def test_between_replaces_what_later_stages_are_made_of(encoder: Encoder, replaced: int) -> None:
+    """Stage k is returned as it was replaced, those before it are untouched, and those after it change."""
+    crop = noise(1, 1, 8, 32, 32)
+
+    def replace(number: int, features: Tensor) -> Tensor:
+        return noise(*features.shape, seed=9) if number == replaced else features
+
+    with torch.inference_mode():
+        plain, found = encoder(crop), encoder(crop, replace)
+        again = encoder(noise(1, 1, 8, 32, 32, seed=7), replace)
+    for number, (one, other) in enumerate(zip(found, plain, strict=True)):
+        assert one.shape == other.shape
+        assert torch.equal(one, other) == (number < replaced)
+        # What follows is made of the replaced features alone, so the crop has no way round them.
+        assert torch.equal(one, again[number]) == (number >= replaced)
+    assert torch.equal(found[replaced], noise(*found[replaced].shape, seed=9))

@@ -50,9 +50,10 @@ def wrong_count(strategy, grid, ratio, seeds):
 
 
 def draws(strategy, grid, ratio, seeds, guide):
-    """What each seed hides, as bytes."""
+    """What each seed hides, as bytes: blocks, frequencies, or the corrupted voxels where no block is hidden."""
     hidings = [strategy.hide(grid, ratio, seeded(seed), guide) for seed in seeds]
-    return [(h.blocks if h.frequencies is None else h.frequencies).numpy().tobytes() for h in hidings]
+    changed = [h.voxels if h.frequencies is None else h.frequencies for h in hidings]
+    return [(h.blocks if other is None else other).numpy().tobytes() for h, other in zip(hidings, changed, strict=True)]
 
 
 def test_the_table_is_complete():

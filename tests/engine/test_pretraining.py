@@ -1,0 +1,267 @@
+"""Pretraining, end to end on phantoms, with every kind of method: the release loads, reconstructs, or says why not."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from prostate_mim.encoder import PreMIM
+from prostate_mim.engine.checkpoint import find_checkpoints
+from prostate_mim.engine.loop import LoopConfig
+from prostate_mim.errors import UsageError, VolumeError
+from prostate_mim.hub import resolve
+from prostate_mim.mim import METHODS, Method
+from prostate_mim.mim.methods import vary
+from prostate_mim.phantom import write_cohort
+from prostate_mim.preprocess import Crop
+from prostate_mim.pretraining import PretrainConfig, make_model, pretrain
+from prostate_mim.reconstruction import MimRelease, load_mim, reconstruct, score_reconstruction
+from prostate_mim.spec import InputSpec
+from prostate_mim.volume import Geometry
+
+STEPS = 2
+SPEC = InputSpec(size_zyx=(8, 32, 32))
+LOOP = LoopConfig(steps=STEPS, batch=2, warmup=1, checkpoint_every=1, device="cpu", seed=5)
+HALF = {"ratio": "0.5"}
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four studies; the path of the lesion manifest, beside which is studies.csv."""
+    return write_cohort(tmp_path_factory.mktemp("phantoms"), 4, seed=11)
+
+
+def config(method: Method, architecture: str = "resenc-s", **changes: Any) -> PretrainConfig:
+    return PretrainConfig(architecture, SPEC, method=method, name=f"{architecture}.test", loop=LOOP, **changes)
+
+
+CONFIGS = {
+    "gland strategy and target": config(vary("fcmae", strategy="gland", target="gland", **HALF)),
+    "lesion": config(vary("topdown", strategy="lesion", **HALF)),
+    "frequency": config(vary("topdown", strategy="frequency", target="voxels", **HALF)),
+    "hard": config(vary("fcmae", strategy="hard", **HALF)),
+    "features": config(vary("fcmae", target="features", **HALF)),
+    "mixture": config(vary("spark", strategy="mixture:random=1,column=1,genesis=1", target="voxels", **HALF)),
+    "ratios": config(vary("fcmae", ratio="0.25..0.75")),
+    "columns": config(vary("fcmae", **HALF), block_mm_zyx=(math.inf, 8.0, 8.0)),
+    "simmim": config(vary("simmim", **HALF)),
+    "a2mim": config(vary("a2mim", **HALF)),
+    "genesis": config(METHODS["genesis"]),
+    "spark": config(vary("spark", **HALF)),
+    "zerofill": config(vary("zerofill", **HALF)),
+    "resnet10": config(vary("fcmae", **HALF), "resnet10"),
+    "convnext-a": config(vary("fcmae", **HALF), "convnext-a"),
+}
+# No block is hidden, so there is nothing to fill in; or what is predicted is no image.
+NO_PICTURE = {"frequency", "genesis", "features"}
+
+
+def manifest_of(name: str, phantoms: Path) -> Path:
+    """Only the lesion manifest has lesion masks."""
+    return phantoms if name == "lesion" else phantoms.parent / "studies.csv"
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def run(name: str, phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of each configuration, of which the tests ask different things."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    pretrain(manifest_of(name, phantoms), folder, CONFIGS[name])
+    return folder
+
+
+def details(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "release" / "config.json").read_text())["details"]
+    return found
+
+
+def crop(seed: int = 0) -> Crop:
+    rng = np.random.default_rng(seed)
+    voxels = rng.normal(size=SPEC.size_zyx).astype(np.float32)
+    return Crop(voxels, np.ones(voxels.shape, bool), Geometry(SPEC.spacing_mm_zyx))
+
+
+def test_training_happened(name: str, run: Path) -> None:
+    """Each step has a finite loss above 0 and a gradient; the published encoder is not the one it began with."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    assert all(math.isfinite(line["loss"]) and line["loss"] > 0 for line in lines)
+    assert all(line["gradient_norm"] > 0 for line in lines)
+    begun = make_model(CONFIGS[name]).encoder.state_dict()
+    made = load_file(run / "release" / "model.safetensors")
+    assert made.keys() == begun.keys()
+    assert not any(torch.equal(made[key], value) for key, value in begun.items() if value.ndim == 5)
+
+
+def test_release_says_how_it_was_made(name: str, run: Path, phantoms: Path) -> None:
+    """Method, size of blocks as used, and whether labels were looked at; all of it plain JSON."""
+    given, found = CONFIGS[name], details(run)["mim"]
+    assert Method.from_dict(found["method"]) == given.method
+    assert found["self_supervised"] == (name != "lesion")
+    assert found["block_mm_zyx"] == ([24.0, 8.0, 8.0] if name == "columns" else [12.0, 8.0, 8.0])
+    assert details(run)["training"]["studies"] == rows_of(manifest_of(name, phantoms))
+
+
+def rows_of(manifest: Path) -> int:
+    """Without the header."""
+    return len(manifest.read_text().splitlines()) - 1
+
+
+def test_release_loads(name: str, run: Path) -> None:
+    """The encoder is the one in the file, under its own name, and embeds."""
+    encoder = PreMIM.from_pretrained(run)
+    assert encoder.name == CONFIGS[name].name
+    assert encoder.architecture == CONFIGS[name].architecture
+    with torch.inference_mode():
+        assert encoder(torch.from_numpy(crop().voxels)[None, None])[-1].isfinite().all()
+
+
+def test_release_reconstructs_or_says_why_not(name: str, run: Path) -> None:
+    """Hidden voxels are filled and visible ones kept; where that makes no sense, a usage error says so."""
+    mim = load_mim(run)
+    assert mim.model.method == CONFIGS[name].method
+    study = crop()
+    if name in NO_PICTURE:
+        for refuse in (lambda: reconstruct(mim, study, seed=1), lambda: score_reconstruction(mim, [study], seed=1)):
+            with pytest.raises(UsageError, match="hides no block|is not an image"):
+                refuse()
+        return
+    seeds = [s for s in range(8) if hidden_share(mim, study, s)] if name == "mixture" else [1]
+    hidden, filled = reconstruct(mim, study, seed=seeds[0])
+    assert 0.2 < hidden.mean() < 0.8
+    assert np.array_equal(filled[~hidden], study.voxels[~hidden])
+    assert np.isfinite(filled).all()
+    assert not np.array_equal(filled[hidden], study.voxels[hidden])
+    error = score_reconstruction(mim, [study], seed=seeds[0])
+    assert all(math.isfinite(value) and value > 0 for value in vars(error).values())
+
+
+def hidden_share(mim: MimRelease, study: Crop, seed: int) -> float:
+    """Of a mixture, some seeds hide no block, and are refused."""
+    try:
+        return float(reconstruct(mim, study, seed)[0].mean())
+    except UsageError:
+        return 0.0
+
+
+def test_a_reloaded_teacher_is_of_the_release(phantoms: Path, tmp_path: Path) -> None:
+    """Where a reloaded model asks a teacher which blocks are hard, that is not a decoder with fresh weights."""
+    pretrain(manifest_of("hard", phantoms), tmp_path / "run", CONFIGS["hard"])
+    model = load_mim(tmp_path / "run").model
+    if model.teacher is not None:
+        published = load_file(tmp_path / "run" / "release" / "decoder.safetensors")
+        assert all(torch.equal(value, published[key]) for key, value in model.teacher.decoder.state_dict().items())
+
+
+@pytest.mark.parametrize("method", ["simmim", "a2mim"])
+def test_the_learned_token_is_published(method: str, phantoms: Path, tmp_path: Path) -> None:
+    """A release reconstructs with the token that was trained, not with the one a new model begins with."""
+    pretrain(manifest_of(method, phantoms), tmp_path / "run", CONFIGS[method])
+    trained = load_file(find_checkpoints(tmp_path / "run")[0])["model.encoding.token"]
+    token = load_mim(tmp_path / "run").model.encoding.token
+    assert token is not None
+    assert torch.equal(token, trained)
+
+
+def test_resume_with_another_method_is_refused(phantoms: Path, tmp_path: Path) -> None:
+    """A run goes on with its own method only; the message names what changed, and what it was."""
+    studies, given = manifest_of("", phantoms), config(vary("topdown", **HALF))
+    run = tmp_path / "run"
+    pretrain(studies, run, replace(given, loop=replace(LOOP, checkpoint_every=1)))
+    for path in (run / "release").iterdir():
+        path.unlink()
+    (run / "release").rmdir()
+    for path in find_checkpoints(run)[:1]:
+        path.unlink()
+    changes = {
+        "'decoder': 'unet'": replace(given, method=vary("spark", **HALF)),
+        "'strategy': 'column'": replace(given, method=vary("topdown", strategy="column", **HALF)),
+        "'ratio': '0.4'": replace(given, method=vary("topdown", ratio="0.4")),
+        "block_mm_zyx": replace(given, block_mm_zyx=(math.inf, 8.0, 8.0)),
+        "architecture": replace(given, architecture="convnext-a"),
+    }
+    for words, changed in changes.items():
+        with pytest.raises(UsageError, match="--resume with another configuration") as refusal:
+            pretrain(studies, run, changed, resume=True)
+        assert words in str(refusal.value)
+    assert PreMIM.from_pretrained(pretrain(studies, run, given, resume=True))  # negative control: its own goes on
+
+
+def test_resumed_teacher_is_the_same(phantoms: Path, tmp_path: Path) -> None:
+    """Stopped after one step of two and resumed, a run with a teacher ends where the straight one does, bit for bit."""
+    studies = manifest_of("", phantoms)
+    straight, halved = tmp_path / "straight", tmp_path / "halved"
+    pretrain(studies, straight, CONFIGS["features"])
+    halved.mkdir()
+    older = find_checkpoints(straight)[1]
+    (halved / older.name).write_bytes(older.read_bytes())
+    pretrain(studies, halved, CONFIGS["features"], resume=True)
+    one, two = (load_file(find_checkpoints(folder)[0]) for folder in (straight, halved))
+    assert any(key.startswith("model.teacher.") for key in one)
+    assert one.keys() == two.keys()
+    # The loader draws a number that nobody uses from torch's generator whenever it is made.
+    assert [key for key in one if not torch.equal(one[key], two[key])] in ([], ["random.torch"])
+    before = load_file(older)  # negative control: the step in between did move the teacher
+    assert any(not torch.equal(one[key], before[key]) for key in one if key.startswith("model.teacher."))
+
+
+def test_wrong_parts_are_refused_before_reading(tmp_path: Path) -> None:
+    """Incompatible parts, a useless ratio and an impossible block never open a study."""
+    broken = tmp_path / "studies.csv"
+    broken.write_text("study_id,patient_id,t2w\ns,p,t.nii.gz\n")
+    (tmp_path / "t.nii.gz").write_bytes(b"no volume")
+    cases = {
+        "target 'hog'": vary("spark", target="hog", **HALF),
+        "target 'fourier'": vary("fcmae", strategy="frequency", target="fourier", **HALF),
+        "decoder 'linear'": vary("fcmae", decoder="linear", **HALF),
+        "of 8 blocks": vary("fcmae", ratio="0.01"),
+    }
+    for words, wrong in cases.items():
+        with pytest.raises(UsageError, match=words):
+            pretrain(broken, tmp_path / "run", config(wrong))
+    wide = replace(config(vary("fcmae", **HALF), block_mm_zyx=(12.0, 16.0, 8.0)), spec=InputSpec(size_zyx=(8, 48, 32)))
+    with pytest.raises(UsageError, match="crop of 48 voxels along y is not a multiple of the block of 32"):
+        pretrain(broken, tmp_path / "run", wide)
+    with pytest.raises(VolumeError, match="row 1"):  # negative control: the right parts do open it
+        pretrain(broken, tmp_path / "run", config(vary("fcmae", **HALF)))
+
+
+@pytest.mark.parametrize("strategy", ["lesion", "mixture:random=1,lesion=1"])
+def test_masks_that_no_study_has_are_refused(strategy: str, phantoms: Path, tmp_path: Path) -> None:
+    """Instead of training with random blocks under another name; one row with a mask is enough."""
+    wanted = config(vary("fcmae", strategy=strategy, **HALF))
+    with pytest.raises(UsageError, match="no row of the manifest has a lesion_mask"):
+        pretrain(phantoms.parent / "studies.csv", tmp_path / "run", wanted)
+    header, *rows = phantoms.read_text().splitlines()
+    place = header.split(",").index("lesion_mask")
+    bare = [",".join("" if k == place else v for k, v in enumerate(row.split(","))) for row in rows[1:]]
+    mixed = phantoms.parent / f"mixed-{len(strategy)}.csv"
+    mixed.write_text("\n".join([header, rows[0], *bare[:1]]) + "\n")
+    assert PreMIM.from_pretrained(pretrain(mixed, tmp_path / "run", wanted))  # negative control
+
+
+def test_old_releases_still_reconstruct() -> None:
+    """The bundled encoder was made before there was a choice: zero-filled, top-down, at its own ratio."""
+    mim = load_mim("resenc-s.mim-t2w")
+    kept = json.loads((resolve("resenc-s.mim-t2w") / "config.json").read_text())["details"]["mim"]
+    assert "method" not in kept
+    assert mim.model.method == replace(METHODS["zerofill"], ratio=str(float(kept["mask_ratio"])))
+    z, y, x = mim.spec.size_zyx
+    ramp = np.broadcast_to(np.linspace(-1, 1, x, dtype=np.float32), (z, y, x)).copy()
+    study = Crop(ramp, np.ones(ramp.shape, bool), Geometry(mim.spec.spacing_mm_zyx))
+    hidden, filled = reconstruct(mim, study, seed=0)
+    assert hidden.mean() == pytest.approx(0.6, abs=0.01)
+    assert np.array_equal(filled[~hidden], ramp[~hidden])
+    assert np.square(filled - ramp)[hidden].mean() < 0.5 * np.square(ramp)[hidden].mean()
