@@ -176,7 +176,7 @@ def _publish(trained: nn.Module, config: PretrainConfig, studies: int, run: Path
     details["mim"] = mim_details(mim, config.spec)
     model.details = details
     model.encoder.load_state_dict(mim.encoder.state_dict(), strict=True)
-    return model.eval().save_pretrained(run / "release", decoder=mim.decoder)
+    return model.eval().save_pretrained(run / "release", decoder=mim.reconstructor())
 
 
 def mim_details(model: MaskedImageModel, spec: InputSpec) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from prostate_mim.hub.weights import load_strictly, read_tensors
 from prostate_mim.mim import METHODS, BlockGrid, MaskedImageModel, Method, MimBatch, expand_blocks, hide
 from prostate_mim.mim.layout import to_blocks
 from prostate_mim.mim.targets import block_moments
+from prostate_mim.mim.teacher import EmaTeacher
 from prostate_mim.preprocess import Crop
 from prostate_mim.spec import InputSpec
 
@@ -80,7 +81,9 @@ def load_mim(name: str | Path) -> MimRelease:
     block_mm = tuple(release.details["mim"]["block_mm_zyx"])
     grid = BlockGrid.from_mm(block_mm, spec.spacing_mm_zyx, spec.size_zyx, encoder.total_stride_zyx)
     model = MaskedImageModel(encoder, grid, _method(release.details["mim"]), spec.spacing_mm_zyx)
-    load_strictly(model.decoder, read_tensors(path), release.weights_dtype, str(path))
+    load_strictly(model.reconstructor(), read_tensors(path), release.weights_dtype, str(path))
+    if model.teacher is not None:
+        model.teacher = EmaTeacher(model.encoding, model.decoder)  # of what was loaded, not of what was drawn
     return MimRelease(model.eval(), spec, release.name)
 
 

@@ -32,7 +32,7 @@ def max_pool(
 ) -> MaskedFeatures:
     """The largest visible value in each window; 0 where a window holds none. Arguments as ``max_pool3d``."""
     if return_indices:
-        raise UsageError("max pooling with return_indices has no masked form")
+        raise UsageError("MaxPool3d (max_pool3d) with return_indices has no masked form")
     size, step, spread = triple(kernel_size), triple(stride or kernel_size), triple(dilation)
     slid = slide(features, "max pooling", size, step, triple(padding), spread, ceil_mode)
     if isinstance(features, DenseFeatures):
@@ -58,7 +58,7 @@ def average_pool(
     Padding counts as zeros where ``count_include_pad`` says so, as in the plain network.
     """
     if divisor_override is not None:
-        raise UsageError("average pooling with divisor_override has no masked form")
+        raise UsageError("AvgPool3d (avg_pool3d) with divisor_override has no masked form")
     size, step = triple(kernel_size), triple(stride or kernel_size)
     slid = slide(features, "average pooling", size, step, triple(padding), (1, 1, 1), ceil_mode)
     own = [0, 0, 0, 0, 0, 0] if count_include_pad else list(_sum(slid.around, [-zeros for zeros in features.padding]))
@@ -191,8 +191,7 @@ class _MaxOfWindows(torch.autograd.Function):
         units, channels = ctx.shape[:2]
         largest = gradient.reshape(units, *ctx.windows.unit_zyx, channels).permute(0, 4, 1, 2, 3)
         # Of the windows only shape and layout matter now.
-        bricks = torch.empty(ctx.shape, dtype=gradient.dtype, device=gradient.device)
-        bricks = bricks.contiguous(memory_format=torch.channels_last_3d)
+        bricks = gradient.new_empty(units, *ctx.shape[2:], channels).permute(0, 4, 1, 2, 3)
         back = torch.ops.aten.max_pool3d_with_indices_backward(
             largest, bricks, *ctx.arguments, ctx.dilation, False, place
         )

@@ -11,6 +11,7 @@ Which encoding, decoder, target and losses: a ``Method``. Masked operators: ``pr
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -110,6 +111,16 @@ class MaskedImageModel(nn.Module):
         """The encoder; its ``state_dict`` is that of the dense network."""
         encoder: Encoder = self.encoding.encoder  # type: ignore[assignment]
         return encoder
+
+    def reconstructor(self) -> nn.Module:
+        """All that reconstruction needs beside the encoder: the decoder, and the encoding's token where there is one.
+
+        It shares its parameters with the model, under the decoder's names and ``encoding_token``.
+        """
+        part = copy.copy(self.decoder)
+        if self.encoding.token is not None:
+            part._parameters = {**self.decoder._parameters, "encoding_token": self.encoding.token}
+        return part
 
     @property
     def masks_looked_at(self) -> frozenset[str]:

@@ -100,7 +100,6 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "permute": lambda x: x.permute(0, 1, 4, 3, 2),
     "cat": lambda x: torch.cat([x, x], 2),
     "stack": lambda x: torch.stack([x, x]),
-    "max_pool3d": lambda x: F.max_pool3d(x, 2),
     "instance_norm": lambda x: F.instance_norm(x),
 }
 

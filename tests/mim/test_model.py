@@ -426,7 +426,7 @@ def step(model: MaskedImageModel, batch: MimBatch) -> tuple[Tensor, dict[str, Te
 @pytest.mark.parametrize("method", ["fcmae", "spark", "topdown"])
 def test_rows_and_dense_are_the_same_training(method: str, architecture: str) -> None:
     """Float64: the same loss, gradient of every parameter, and running statistics, to 1e-9 of the largest."""
-    given = sample(TINY, 0.5)
+    given = sample(TINY, 0.5, n=1 if architecture == "convnext-a" else 2)  # its kernels are slow in float64
     model = make(method, TINY, architecture, path="rows")
     before = {name: value.clone() for name, value in model.named_buffers()}
     rows, found = step(model, given)
