@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 # torch comes first and pinned: nothing may pull the CUDA build in its place.
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test lint types check wheel bench clean
+.PHONY: help install demo test lint types check wheel bench bench-mim clean
 help:  ## show this
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -38,7 +38,10 @@ wheel: $(STAMP)  ## build dist/*.whl
 	$(BIN)/python -m build --wheel --no-isolation
 
 bench: $(STAMP)  ## start-up times and throughput, printed as a table
-	$(BIN)/python tests/bench.py
+	$(BIN)/python tests/bench/package.py
+
+bench-mim: $(STAMP)  ## the cost of one masked pretraining step by path: JSON lines and a table, about an hour
+	$(BIN)/python tests/bench/mim.py --out bench-mim.jsonl --table bench-mim.md
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) demo-out dist build *.egg-info

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from prostate_mim.engine.loop import LoopConfig
+from prostate_mim.mim import METHODS
 from prostate_mim.phantom import write_cohort
 from prostate_mim.pretraining import PretrainConfig, pretrain
 
@@ -23,6 +24,7 @@ SEED = 20261123
 PHANTOMS = 44
 CONFIG = PretrainConfig(
     name="resenc-s.mim-t2w",
+    method=METHODS["zerofill"],
     loop=LoopConfig(steps=1500, batch=12, learning_rate=3e-3, warmup=50, precision="bf16", device="cpu", seed=SEED),
 )
 COLUMNS = ("study_id", "patient_id", "t2w", "gland_mask", "spacing_mm_zyx", "centre")

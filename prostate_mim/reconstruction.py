@@ -139,7 +139,10 @@ def hidden_crop(model: MaskedImageModel, crop: Crop, seed: int) -> MimBatch:
     """A batch of one crop with blocks hidden by the model's own strategy."""
     voxels, inside = (torch.from_numpy(values)[None, None] for values in (crop.voxels, crop.inside))
     nothing = torch.zeros(1, *model.grid.grid_zyx, dtype=torch.bool)
-    return hide(model, MimBatch(voxels, inside, nothing), [torch_generator(seed, "hidden")], progress=1.0)[0]
+    batch, names = hide(model, MimBatch(voxels, inside, nothing), [torch_generator(seed, "hidden")], progress=1.0)
+    if not batch.hidden_blocks.any():
+        raise UsageError(f"strategy {names[0]!r} hides no block, so there is nothing to reconstruct")
+    return batch
 
 
 def _errors(grid: BlockGrid, batch: MimBatch, hidden: Tensor, picture: Tensor, guess: Tensor) -> tuple[float, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from prostate_mim.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
-PAGES = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "export/README.md", "hub_cards/resenc-s.mim-t2w/README.md"]
+PAGES = [
+    "README.md", "docs/masked-engine.md", "CONTRIBUTING.md", "SECURITY.md", "export/README.md",
+    "hub_cards/resenc-s.mim-t2w/README.md",
+]  # fmt: skip
 
 
 def blocks(language: str) -> list[str]:
@@ -33,8 +37,8 @@ def test_commands_and_options_exist() -> None:
 
 def test_make_targets_exist() -> None:
     """The two commands, and the others that pages mention, are targets of the Makefile."""
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
-    used = {t for page in PAGES for t in re.findall(r"(?:`|^ *)make ([a-z]+)", (ROOT / page).read_text(), re.M)}
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    used = {t for page in PAGES for t in re.findall(r"(?:`|^ *)make ([a-z-]+)", (ROOT / page).read_text(), re.M)}
     assert {"demo", "test"} <= used <= targets
 
 
@@ -43,8 +47,18 @@ def test_python_examples_name_real_things() -> None:
     for block in blocks("python"):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(str(node.module))
                 for alias in node.names:
-                    assert getattr(prostate_mim, alias.name) is not None
+                    assert getattr(module, alias.name) is not None
+
+
+def test_the_engine_page_runs() -> None:
+    """Every Python block of the page on the masked engine runs, one after the other."""
+    found = re.findall(r"```python\n(.*?)```", (ROOT / "docs/masked-engine.md").read_text(), re.S)
+    names: dict[str, object] = {}
+    for block in found:
+        exec(compile(block, "docs/masked-engine.md", "exec"), names)  # noqa: S102 - our own page
+    assert names["logits"].shape == names["plain"].shape == (2, 2)
 
 
 def test_public_names_are_all_there() -> None:

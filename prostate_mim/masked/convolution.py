@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from prostate_mim.errors import UsageError
-from prostate_mim.masked.choice import symmetric
 from prostate_mim.masked.context import Level, Triple
 from prostate_mim.masked.features import DenseFeatures, MaskedFeatures, RowFeatures, rows_of
-from prostate_mim.masked.rows import RowConvolution, convolve_rows
+from prostate_mim.masked.rows import convolve_rows
 from prostate_mim.masked.windows import WindowKey
 
 
@@ -89,9 +88,7 @@ def convolution(module: Any, features: MaskedFeatures) -> MaskedFeatures:
         out = functional.conv3d(values, module.weight, module.bias, stride, padding, dilation, module.groups)
         return features.with_values(out, slid.level)
     key = WindowKey(kernel, stride, dilation, slid.before, by_block=False)
-    chosen = module.kernels.by_block(features.level, slid.level, key, features.values, module.weight, module.groups)
-    windows = features.level.windows(slid.level, replace(key, by_block=chosen))
-    plan = RowConvolution(windows, module.groups, symmetric(key))
+    plan = module.kernels.plan(features.level, slid.level, key, features.values, module.weight, module.groups)
     rows = convolve_rows(features.values, module.weight, module.bias, plan)
     return RowFeatures(rows, features.context, slid.level)
 

@@ -11,12 +11,16 @@ from torch.nn import functional
 from prostate_mim.errors import UsageError
 from prostate_mim.masked.features import DenseFeatures, MaskedFeatures
 
+# Activations of 0 are 0, so masked features stay masked.
+_KEEPS_ZERO = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh)
+
 
 def of_positions(module: Any, features: MaskedFeatures) -> MaskedFeatures:
     """A module whose output at a position depends on the channels of that position only, run as it is."""
     features.refuse_padding(type(module).__name__)
     if isinstance(features, DenseFeatures):
-        return features.with_values(module.ordinary(features.values))
+        clean = features.clean and isinstance(module, _KEEPS_ZERO)
+        return features.with_values(module.ordinary(features.values), clean=clean)
     rows = features.values[:, :, None, None, None]
     return features.with_values(module.ordinary(rows).flatten(1))
 

@@ -226,6 +226,13 @@ class DenseFeatures(MaskedFeatures):
         """As it is."""
         return dense
 
+    def combine(self, function: Callable[[Any, Any], Tensor], other: Any) -> MaskedFeatures:
+        """As in general; sums of masked features stay masked."""
+        result = super().combine(function, other)
+        if isinstance(result, DenseFeatures) and isinstance(other, DenseFeatures):
+            result.clean = self.clean and other.clean and function in (torch.add, torch.sub, torch.mul)
+        return result
+
     def spread(self, values: Tensor) -> Tensor:
         """(N or 1, C or 1, 1, 1, 1), which broadcasts as it is."""
         return self.constant_over_positions(values) if values.ndim else values

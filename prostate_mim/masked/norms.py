@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from prostate_mim.masked.context import Level
+from prostate_mim.masked.dense_norm import normalise, over_batch, over_groups
 from prostate_mim.masked.features import DenseFeatures, MaskedFeatures, RowFeatures
 
 AnyBatchNorm = nn.BatchNorm3d | nn.SyncBatchNorm
@@ -46,9 +47,14 @@ def batch_norm(module: AnyBatchNorm, features: MaskedFeatures) -> MaskedFeatures
     group = _ranks(module)
     if isinstance(features, RowFeatures) and group is None and features.level.rows > 1:
         return features.with_values(_native_batch_norm(module, features.values))
+    if isinstance(features, DenseFeatures) and group is None:
+        normalised, means, variances = normalise(features, over_batch, module.weight, module.bias, module.eps)
+        if module.training and module.running_mean is not None:
+            _follow(module, means[0], variances[0], features.level.count_of_sample(means).sum())
+        return normalised
     mean, variance, count = _batch_moments(features, group)
     if module.training and module.running_mean is not None:
-        _move(module, mean.detach(), variance.detach() * (count / (count - 1).clamp(min=1)), count > 0)
+        _follow(module, mean.detach(), variance.detach(), count)
     return _affine_of(features, mean, variance, module)
 
 
@@ -130,7 +136,7 @@ def _per_sample(
     features: MaskedFeatures, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> MaskedFeatures:
     if isinstance(features, DenseFeatures):
-        return features.with_values(_dense_group_norm(features, groups, weight, bias, eps))
+        return normalise(features, over_groups(groups), weight, bias, eps)[0]
     counts, rows = features.level.counts, features.values
     if features.level.uniform:
         return features.with_values(_row_group_norm(rows, len(counts), groups, weight, bias, eps))
@@ -147,29 +153,6 @@ def _row_group_norm(
     image = rows.view(samples, -1, 1, rows.shape[1]).permute(0, 3, 1, 2)
     normalised = torch.group_norm(image, groups, weight, bias, eps)
     return normalised.permute(0, 2, 3, 1).reshape(rows.shape)
-
-
-def _dense_group_norm(
-    features: DenseFeatures, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> Tensor:
-    values = _at_least_float32(features.values)
-    n, c = values.shape[:2]
-    size = (features.level.count_of_sample(values) * (c // groups)).clamp(min=1)
-    visible = features.visible
-    kept = torch.where(visible, values, 0.0)
-    mean = kept.sum((2, 3, 4)).view(n, groups, -1).sum(2) / size
-    centred = torch.addcmul(kept, _per_channel(mean, c), visible.to(values.dtype), value=-1)
-    variance = centred.square().sum((2, 3, 4)).view(n, groups, -1).sum(2) / size
-    scale = _per_channel((variance + eps).rsqrt(), c)
-    if weight is not None:
-        scale = scale * weight[:, None, None, None]
-    out = centred * scale if bias is None else torch.addcmul(bias[:, None, None, None], centred, scale)
-    return out.to(features.dtype)
-
-
-def _per_channel(values: Tensor, channels: int) -> Tensor:
-    """(N, groups) -> (N, C, 1, 1, 1)."""
-    return values.repeat_interleave(channels // values.shape[1], 1)[:, :, None, None, None]
 
 
 def _native_batch_norm(module: AnyBatchNorm, rows: Tensor) -> Tensor:
@@ -201,6 +184,11 @@ def _factor(module: Any) -> float:
     if module.momentum is None:
         return 1.0 / (float(module.num_batches_tracked) + 1)
     return float(module.momentum)
+
+
+def _follow(module: Any, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+    """Move the running moments towards a batch's, its variance made unbiased."""
+    _move(module, mean, variance * (count / (count - 1).clamp(min=1)), count > 0)
 
 
 def _move(module: Any, mean: Tensor, variance: Tensor, seen: Tensor) -> None:

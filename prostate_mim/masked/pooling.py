@@ -177,26 +177,22 @@ class _MaxOfWindows(torch.autograd.Function):
         bricks = windows.gather(rows, -math.inf).permute(0, 4, 1, 2, 3)
         key = windows.key
         # For single outputs the window is the kernel, and its dilation already in the table.
-        ctx.arguments = (key.kernel, key.stride if key.by_block else key.kernel, (0, 0, 0))
-        ctx.dilation = key.dilation if key.by_block else (1, 1, 1)
-        largest, place = torch.ops.aten.max_pool3d_with_indices(bricks, *ctx.arguments, ctx.dilation)
+        stride, dilation = (key.stride, key.dilation) if key.by_block else (key.kernel, (1, 1, 1))
+        largest, place = torch.ops.aten.max_pool3d_with_indices(bricks, key.kernel, stride, (0, 0, 0), dilation)
         ctx.save_for_backward(place)
-        ctx.windows, ctx.shape = windows, bricks.shape
+        ctx.windows, ctx.rows = windows, len(rows)
         return _to_rows(largest)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (place,) = ctx.saved_tensors
-        units, channels = ctx.shape[:2]
-        largest = gradient.reshape(units, *ctx.windows.unit_zyx, channels).permute(0, 4, 1, 2, 3)
-        # Of the windows only shape and layout matter now.
-        bricks = gradient.new_empty(units, *ctx.shape[2:], channels).permute(0, 4, 1, 2, 3)
-        back = torch.ops.aten.max_pool3d_with_indices_backward(
-            largest, bricks, *ctx.arguments, ctx.dilation, False, place
-        )
-        folded: Tensor = ctx.windows.fold(back.permute(0, 2, 3, 4, 1))
-        return folded, None
+        units, channels = place.shape[:2]
+        # Which row each largest value came from; the last stands for no row.
+        within = place.permute(0, 2, 3, 4, 1).reshape(units, prod(place.shape[1:]))
+        row = ctx.windows.table.long().gather(1, within).view(len(gradient), channels)
+        total = gradient.new_zeros(ctx.rows + 1, channels).scatter_add_(0, row, gradient)
+        return total[:-1], None
 
 
 class _Gather(torch.autograd.Function):

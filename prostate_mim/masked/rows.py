@@ -2,6 +2,9 @@
 
 The backward pass is written out: nothing gathered is kept, the gradient of the input is the same gather run the other
 way (for strides of 1 it is itself such a convolution), and no step scatters.
+
+Three kernels, which compute the same: ``bricks``, a dense kernel on gathered windows; ``matrix``, one matrix product
+with each window a row (im2col); ``triton``, the same product with the gather inside, on CUDA.
 """
 
 from __future__ import annotations
@@ -32,11 +35,13 @@ class RowConvolution:
         windows: what every output sees.
         groups: of channels.
         symmetric: stride 1 and "same" padding: inputs are seen by the outputs they would see.
+        kernel: ``bricks``, ``matrix`` or ``triton``; the last two take windows of single outputs, without groups.
     """
 
     windows: Windows
     groups: int
     symmetric: bool
+    kernel: str
 
     @property
     def dense_arguments(self) -> tuple[list[int], list[int]]:
@@ -44,16 +49,11 @@ class RowConvolution:
         key = self.windows.key
         return ([*key.stride], [*key.dilation]) if key.by_block else ([1, 1, 1], [1, 1, 1])
 
-    @property
-    def as_matrix(self) -> bool:
-        """Whether each window is one row of a matrix product."""
-        return not self.windows.key.by_block and self.groups == 1
-
 
 def convolve_rows(rows: Tensor, weight: Tensor, bias: Tensor | None, plan: RowConvolution) -> Tensor:
     """(source rows, Ci), (Co, Ci / groups, kz, ky, kx), (Co,) -> (target rows, Co)."""
     if torch.is_autocast_enabled(rows.device.type):
-        kind = torch.get_autocast_dtype(rows.device.type)
+        kind = working_type(rows)
         rows, weight = rows.to(kind), weight.to(kind)
         bias = None if bias is None else bias.to(kind)
     if not len(rows):  # nothing visible in the batch; the result is empty, and gradients are zeros rather than none
@@ -64,12 +64,22 @@ def convolve_rows(rows: Tensor, weight: Tensor, bias: Tensor | None, plan: RowCo
     return out if bias is None else out + bias
 
 
+def working_type(rows: Tensor) -> torch.dtype:
+    """The type convolutions run in: autocast's where it is on."""
+    device = rows.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else rows.dtype
+
+
 class _ConvolveRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, plan: RowConvolution) -> Tensor:
         ctx.save_for_backward(rows, weight)
         ctx.plan = plan
-        return _matrix_product(rows, _flat(weight).t(), plan.windows) if plan.as_matrix else _bricks(rows, weight, plan)
+        if plan.kernel == "bricks":
+            return _bricks(rows, weight, plan)
+        if plan.kernel == "triton":
+            return _triton_product(rows, weight, plan)
+        return _matrix_product(rows, _flat(weight).t(), plan.windows)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
@@ -85,20 +95,24 @@ class _ConvolveRows(torch.autograd.Function):
 def _row_gradient(gradient: Tensor, weight: Tensor, plan: RowConvolution) -> Tensor:
     """(target rows, Co) -> (source rows, Ci)."""
     windows = plan.windows
+    if plan.symmetric and plan.kernel == "triton":
+        return _triton_product(gradient, weight, plan, turned=True)
     # Turning the kernel round copies it, which for few rows costs more than summing their windows.
     if plan.symmetric and (windows.key.by_block or len(gradient) > weight.shape[0]):
         turned = _turned(weight, plan.groups)
-        if plan.as_matrix:
-            return _matrix_product(gradient, _flat(turned).t(), windows)
-        return _bricks(gradient, turned, plan)
-    seen = gradient @ _flat(weight) if plan.as_matrix else _dense_gradient(gradient, None, weight, plan)
+        if plan.kernel == "bricks":
+            return _bricks(gradient, turned, plan)
+        return _matrix_product(gradient, _flat(turned).t(), windows)
+    seen = _dense_gradient(gradient, None, weight, plan) if plan.kernel == "bricks" else gradient @ _flat(weight)
     return windows.fold(seen.view(-1, *windows.shape_zyx, weight.shape[1] * plan.groups))
 
 
 def _weight_gradient(rows: Tensor, gradient: Tensor, weight: Tensor, plan: RowConvolution) -> Tensor:
     """(source rows, Ci), (target rows, Co) -> as ``weight``."""
-    if not plan.as_matrix:
+    if plan.kernel == "bricks":
         return _dense_gradient(gradient, plan.windows.gather(rows), weight, plan)
+    if plan.kernel == "triton":
+        return _triton_weight_gradient(rows, gradient, weight, plan)
     outputs, inputs, *kernel = weight.shape
     width = prod(kernel) * inputs
     # The product is faster the other way round, but large weights then have to be turned, which costs more.
@@ -154,6 +168,21 @@ def _pieces(rows: Tensor, windows: Windows) -> Iterator[tuple[slice, Tensor]]:
     for start in range(0, len(table), step):
         part = table[start : start + step]
         yield slice(start, start + len(part)), padded.index_select(0, part.flatten()).view(len(part), width)
+
+
+def _triton_product(rows: Tensor, weight: Tensor, plan: RowConvolution, turned: bool = False) -> Tensor:
+    """As ``_matrix_product``, with ``_flat`` of the weight or, ``turned``, of ``_turned``, neither of which is made."""
+    from prostate_mim.masked.triton_rows import product  # only those who run it have Triton
+
+    return product(rows, plan.windows.table, _flat(weight).view(len(weight), -1, weight.shape[1]), turned)
+
+
+def _triton_weight_gradient(rows: Tensor, gradient: Tensor, weight: Tensor, plan: RowConvolution) -> Tensor:
+    from prostate_mim.masked.triton_rows import weight_gradient
+
+    outputs, inputs, *kernel = weight.shape
+    found = weight_gradient(rows, plan.windows.table, gradient).to(weight.dtype)
+    return found.view(outputs, *kernel, inputs).permute(0, 4, 1, 2, 3)
 
 
 def _flat(weight: Tensor) -> Tensor:

@@ -89,7 +89,9 @@ def test_killed_run_equals_straight_run(studies: Path, straight: Path, tmp_path:
     assert losses(run) == losses(straight)
 
 
-@pytest.mark.parametrize("lost", ["optimizer.0.exp_avg", "optimizer.3.exp_avg_sq", "model.decoder.to_cells.linear.bias"])
+@pytest.mark.parametrize(
+    "lost", ["optimizer.0.exp_avg", "optimizer.3.exp_avg_sq", "model.decoder.to_cells.linear.bias"]
+)
 def test_a_lost_piece_breaks_equality(studies: Path, straight: Path, tmp_path: Path, lost: str) -> None:
     """Negative control: zero one saved tensor, and the resumed run is another run."""
     run = tmp_path / "damaged"

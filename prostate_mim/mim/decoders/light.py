@@ -42,9 +42,9 @@ class LightDecoder(Decoder):
 
     def forward(self, features: list[Tensor], visible: list[Tensor], hidden_cells: Tensor) -> Tensor:
         """As ``Decoder`` says: (N, F, d, h, w), exactly 0 at visible cells."""
-        values = densify(self.project(features[-1]), ~hidden_cells, self.hidden_token)
+        values = densify(self.project(features[-1]), visible[-1], self.hidden_token)
         mixed = self.norm(hidden_rows(self.mix(values), hidden_cells))
-        # The residual path of a hidden cell holds the token, whatever the cell.
-        rows = self.hidden_token.flatten() + self.narrow(functional.gelu(self.widen(mixed)))
+        # The residual path of a hidden cell holds the token; where a sample hides nothing, its own features.
+        rows = hidden_rows(values, hidden_cells) + self.narrow(functional.gelu(self.widen(mixed)))
         cells: Tensor = self.to_cells(rows, hidden_cells)
         return cells

@@ -1,4 +1,4 @@
-"""Start-up times and throughput on this machine: ``make bench``. Never part of the test suite.
+"""Start-up times and throughput of the package on this machine: ``make bench``. Never part of the test suite.
 
 Each row is the median of several runs; compare rows of one run only, machines are noisy.
 """
@@ -17,10 +17,8 @@ from pathlib import Path
 import torch
 
 from prostate_mim import LesionClassifier, OnnxEncoder, PreMIM
-from prostate_mim.mim import random_hidden_blocks
 from prostate_mim.phantom import make_study
 from prostate_mim.preprocess import preprocess
-from prostate_mim.pretraining import PretrainConfig, make_model
 from prostate_mim.volume import read_volume, write_volume
 
 
@@ -38,14 +36,6 @@ def median_seconds(call: Callable[[], object], runs: int) -> float:
 def process(*arguments: str) -> Callable[[], object]:
     """A whole Python process as a call."""
     return lambda: subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
-
-
-def training_step() -> Callable[[], object]:
-    """Forward and backward of masked pretraining, batch 4."""
-    model = make_model(PretrainConfig())
-    voxels, inside = torch.randn(4, 1, 16, 96, 96), torch.ones(4, 1, 16, 96, 96, dtype=torch.bool)
-    hidden = random_hidden_blocks(4, model.grid.grid_zyx, 0.6, torch.Generator().manual_seed(0))
-    return lambda: model(voxels, hidden, inside).loss.backward()
 
 
 def main() -> None:
@@ -68,7 +58,6 @@ def main() -> None:
         rows.append(("embed, ONNX Runtime CPU", median_seconds(lambda: onnx.embed(study.volume), 7)))
     classifier = LesionClassifier(encoder)
     rows.append(("predict, torch CPU", median_seconds(lambda: classifier.predict(study.volume), 7)))
-    rows.append(("MIM step, batch 4, fp32", median_seconds(training_step(), 3)))
     print(
         f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads\n"
     )
