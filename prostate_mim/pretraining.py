@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,10 +74,12 @@ def pretrain(
     config = config or PretrainConfig()
     pick_device(config.loop.device)  # refuse it before an hour of reading
     listed = read_manifest(manifest)
-    run = prepare_run(out, resume)
     torch.manual_seed(derive_seed(config.loop.seed, "weights"))
     model = make_model(config)
+    asked = f"{model.grid.describe(config.spec.spacing_mm_zyx, config.block_mm_zyx)}\n"
+    sys.stderr.write(asked)  # sizes are rounded to the encoder's stride: say to what
     _check_masks(model, listed)
+    run = prepare_run(out, resume)
     room = tuple(n + m for n, m in zip(config.spec.size_zyx, _MARGIN_ZYX, strict=True))
     regions = load_regions(listed, config.spec, (room[0], room[1], room[2]), masks=model.masks_looked_at)
     dataset = DrawDataset(regions, config.spec, Augmentation(jitter_zyx=_MARGIN_ZYX), config.loop.seed)

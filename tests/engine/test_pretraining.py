@@ -263,3 +263,13 @@ def test_old_releases_still_reconstruct() -> None:
     assert hidden.mean() == pytest.approx(0.6, abs=0.01)
     assert np.array_equal(filled[~hidden], ramp[~hidden])
     assert np.square(filled - ramp)[hidden].mean() < 0.5 * np.square(ramp)[hidden].mean()
+
+
+def test_rounded_blocks_are_reported(phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was asked for and what is used, before training; a refused configuration leaves no folder behind."""
+    chosen = replace(config(vary("fcmae", **HALF)), block_mm_zyx=(10.0, 8.0, 8.0))
+    pretrain(phantoms.parent / "studies.csv", tmp_path / "run", chosen)
+    assert "block 10x8x8 mm asked, 12x8x8 mm used = 4x16x16 voxels, 2x2x2 blocks" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="has no size"):
+        pretrain(phantoms.parent / "studies.csv", tmp_path / "none", replace(chosen, block_mm_zyx=(0.0, 8.0, 8.0)))
+    assert not (tmp_path / "none").exists()
