@@ -39,7 +39,7 @@ class MaskedModule:
 # What every leaf of a network becomes. A type that is not here is refused: left as it is, it would see hidden voxels.
 _OF_POSITIONS = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish,
-    nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.Softsign, nn.Sigmoid, nn.Tanh, nn.LogSigmoid, nn.RReLU,
+    nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.Softsign, nn.Sigmoid, nn.Tanh, nn.LogSigmoid,
     Swish, Mish, ChannelLayerNorm,
 )  # fmt: skip
 OPERATORS: dict[type[nn.Module], Operator] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -83,14 +84,29 @@ def convolution(module: Any, features: MaskedFeatures) -> MaskedFeatures:
     slid = slide(features, where, kernel, stride, padding, dilation)
     if isinstance(features, DenseFeatures):
         values = features.dense()
-        if any(features.padding):
-            values = functional.pad(values, features.padding)
+        ahead, padding = _padded_ahead(values, padding)
+        around = [there + now for there, now in zip(features.padding, ahead, strict=True)]
+        if any(around):
+            values = functional.pad(values, around)
         out = functional.conv3d(values, module.weight, module.bias, stride, padding, dilation, module.groups)
         return features.with_values(out, slid.level)
     key = WindowKey(kernel, stride, dilation, slid.before, by_block=False)
     plan = module.kernels.plan(features.level, slid.level, key, features.values, module.weight, module.groups)
     rows = convolve_rows(features.values, module.weight, module.bias, plan)
     return RowFeatures(rows, features.context, slid.level)
+
+
+def _padded_ahead(values: Tensor, padding: tuple[int, int, int]) -> tuple[tuple[int, ...], tuple[int, int, int]]:
+    """What to pad before the kernel, (x, x, y, y, z, z), and what is left to it.
+
+    In bfloat16 on CPUs torch 2.13's weight gradient reads memory nobody wrote where few planes meet zero padding along
+    z (two planes and a kernel of three, say): NaN now and then, or rubbish. It does not with the zeros in place.
+    """
+    here = values.device.type
+    kind = torch.get_autocast_dtype(here) if torch.is_autocast_enabled(here) else values.dtype
+    if here != "cpu" or kind != torch.bfloat16:
+        return (0, 0, 0, 0, 0, 0), padding
+    return (0, 0, 0, 0, padding[0], padding[0]), (0, padding[1], padding[2])
 
 
 def transposed_convolution(module: nn.ConvTranspose3d, features: MaskedFeatures) -> MaskedFeatures:

@@ -32,6 +32,7 @@ def silu(module: nn.Module, features: MaskedFeatures) -> MaskedFeatures:
 
 def dropout(module: nn.Dropout, features: MaskedFeatures) -> MaskedFeatures:
     """The noise of the full dense tensor, so that both paths and the plain network draw the same."""
+    features.refuse_padding("dropout")
     if not module.training or module.p == 0:
         return features
     noise = functional.dropout(torch.ones(features.shape, dtype=features.dtype, device=features.device), module.p)
@@ -40,6 +41,7 @@ def dropout(module: nn.Dropout, features: MaskedFeatures) -> MaskedFeatures:
 
 def channel_dropout(module: nn.Dropout3d, features: MaskedFeatures) -> MaskedFeatures:
     """Whole channels of a sample at once (Tompson et al. 2015)."""
+    features.refuse_padding("channel_dropout")
     if not module.training or module.p == 0:
         return features
     noise = torch.ones((*features.shape[:2], 1, 1, 1), dtype=features.dtype, device=features.device)

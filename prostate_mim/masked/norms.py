@@ -19,11 +19,13 @@ AnyBatchNorm = nn.BatchNorm3d | nn.SyncBatchNorm
 
 def group_norm(module: nn.GroupNorm, features: MaskedFeatures) -> MaskedFeatures:
     """Moments per sample and group of channels, over that sample's visible positions (Wu & He 2018, eq. 2)."""
+    features.refuse_padding("group_norm")
     return _per_sample(features, module.num_groups, module.weight, module.bias, module.eps)
 
 
 def instance_norm(module: nn.InstanceNorm3d, features: MaskedFeatures) -> MaskedFeatures:
     """Moments per sample and channel. Running moments, where kept, are means over samples that have any positions."""
+    features.refuse_padding("instance_norm")
     if module.running_mean is None:
         return _per_sample(features, features.channels, module.weight, module.bias, module.eps)
     if not module.training:
@@ -42,6 +44,7 @@ def batch_norm(module: AnyBatchNorm, features: MaskedFeatures) -> MaskedFeatures
 
     Running moments follow, the variance with n / (n - 1) as in Ioffe & Szegedy 2015, section 3.1.
     """
+    features.refuse_padding("batch_norm")
     if not module.training and module.running_mean is not None:
         return _affine_of(features, module.running_mean, module.running_var, module)
     group = _ranks(module)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from prostate_mim import cli
+
+sys.path.insert(0, str(Path(__file__).parent))  # outcomes.py
 
 
 @dataclass

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from outcomes import refused
 
 HEADER = ["study_id", "patient_id", "t2w", "lesion_id", "label", "position_mm_lps"]
 
@@ -37,16 +38,6 @@ def table(cohort: Path, tmp_path: Path):
 
 def finetune(run, manifest: Path, model: Path, out: Path):
     return run("finetune", "--manifest", manifest, "--model", model, "--out", out, "--folds", 2, "--device", "cpu")
-
-
-def refused(outcome, code: int, *texts: str) -> None:
-    assert outcome.code == code, outcome.err
-    lines = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, outcome.err
-    assert "Traceback" not in outcome.err
-    assert outcome.out == ""
-    for text in texts:
-        assert text in lines[0]
 
 
 EDITS = {

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from outcomes import refused
 from PIL import Image
 
 from prostate_mim import PreMIM
@@ -60,16 +61,6 @@ def rows_of(image: np.ndarray) -> int:
     while FIRST + found * PITCH + PANEL <= len(image) and (panel(image, found, 0) != 255).any(-1).mean() > 0.5:
         found += 1
     return found
-
-
-def refused(outcome, code: int, *texts: str) -> None:
-    assert outcome.code == code, outcome.err
-    lines = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, outcome.err
-    assert "Traceback" not in outcome.err
-    assert outcome.out == ""
-    for text in texts:
-        assert text in lines[0]
 
 
 def test_every_strategy_has_its_row(run, model: Path, tmp_path: Path) -> None:

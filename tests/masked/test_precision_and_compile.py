@@ -62,6 +62,30 @@ def test_bfloat16_autocast_is_near(architecture: str, path: str) -> None:
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in twin.parameters())
 
 
+def leave_rubbish() -> None:
+    """NaN in the allocator's free blocks: a kernel that reads what nobody wrote is found out."""
+    for power in range(12, 24, 2):
+        for _ in range(3):
+            torch.full((1 << power,), torch.nan)
+
+
+@pytest.mark.parametrize("reach", [3, 5])
+def test_bfloat16_gradients_are_written(reach: int) -> None:
+    """Where few planes meet zero padding torch 2.13 reads unwritten memory; the dense path keeps it from doing so."""
+    torch.manual_seed(0)
+    net, size = nn.Conv3d(64, 64, reach, padding=reach // 2, bias=False), (reach // 2 + 1, 6, 6)
+    twin = masked_twin(net)
+    for _ in range(8):
+        context = MaskContext(torch.rand(2, 1, 2, 2) < 0.5, (size[0], 3, 3), size)
+        with torch.autocast("cpu", torch.bfloat16):
+            out = twin(context.hide(torch.randn(2, 64, *size).requires_grad_(), "dense")).dense()
+        loss = out.float().square().mean()
+        net.zero_grad()
+        leave_rubbish()
+        loss.backward()
+        assert net.weight.grad is not None and net.weight.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("path", ["rows", "dense"])
 def test_kept_instance_moments(path: str) -> None:
     """Hide nothing: torch's own, running moments included. Hide one sample whole: those of the other alone."""

@@ -57,6 +57,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "Linear": lambda: nn.Linear(7, 7),
     "PixelShuffle": lambda: nn.PixelShuffle(2),
     "ReflectionPad3d": lambda: nn.ReflectionPad3d(1),
+    "RReLU": lambda: nn.RReLU(),  # random: the paths would draw differently
 }
 
 
@@ -87,6 +88,27 @@ def test_options_without_masked_form(module: nn.Module, path: str) -> None:
     """Known modules with an option that would use what is hidden, or outside."""
     with pytest.raises(UsageError, match=type(module).__name__):
         attempt(nn.Sequential(module, nn.Conv3d(4, 4, 3)), path)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    "after",
+    [
+        nn.BatchNorm3d(4),
+        nn.GroupNorm(2, 4),
+        nn.InstanceNorm3d(4),
+        nn.InstanceNorm3d(4, track_running_stats=True),
+        nn.Dropout(),
+        nn.Dropout3d(),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool3d(1),
+    ],
+)
+def test_padding_is_not_lost(after: nn.Module, path: str) -> None:
+    """Zeros around are for convolutions and pools; anything else would silently drop them."""
+    with pytest.raises(UsageError, match="padding must lead straight into"):
+        attempt(nn.Sequential(nn.Conv3d(4, 4, 1), nn.ConstantPad3d(1, 0.0), after), path)
+    attempt(nn.Sequential(nn.Conv3d(4, 4, 1), nn.ConstantPad3d(1, 0.0), nn.Conv3d(4, 4, 3)), path)  # control
 
 
 FUNCTIONS: dict[str, Callable[[Any], Any]] = {

@@ -8,18 +8,18 @@ from prostate_mim.errors import UsageError
 from prostate_mim.mim.decoders.base import Decoder
 from prostate_mim.mim.decoders.light import LightDecoder
 from prostate_mim.mim.decoders.linear import LinearDecoder
-from prostate_mim.mim.decoders.topdown import TopDownCells, TopDownDecoder
+from prostate_mim.mim.decoders.topdown import TopDownDecoder
 from prostate_mim.mim.decoders.unet import UNetDecoder
 from prostate_mim.mim.lookup import look_up
 from prostate_mim.mim.targets import Target
 from prostate_mim.nets.encoder import StageInfo
 
-__all__ = ["DECODERS", "Decoder", "TopDownDecoder", "build_decoder"]
+__all__ = ["DECODERS", "Decoder", "build_decoder"]
 
 # name -> constructor of (all stages of the encoder, values per cell).
-DECODERS: dict[str, type[LightDecoder | TopDownCells | UNetDecoder | LinearDecoder]] = {
+DECODERS: dict[str, type[LightDecoder | TopDownDecoder | UNetDecoder | LinearDecoder]] = {
     "light": LightDecoder,
-    "topdown": TopDownCells,
+    "topdown": TopDownDecoder,
     "unet": UNetDecoder,
     "linear": LinearDecoder,
 }

@@ -21,51 +21,8 @@ from prostate_mim.nets.encoder import StageInfo
 LEVELS = 3
 
 
-class _TopDown(Decoder):
-    """The layers and their order, shared by both faces below: parameters have the same names in each.
-
-    Args:
-        stages: all stages of the encoder; the last three are decoded.
-        width: channels inside.
-    """
-
-    def __init__(self, stages: Sequence[StageInfo], width: int = 64) -> None:
-        super().__init__()
-        levels = list(stages[-LEVELS:])[::-1]
-        self.levels = len(levels)
-        self.voxels_zyx = levels[-1].stride_zyx
-        self.growth_zyx = [growth_between(coarse, fine) for coarse, fine in pairwise(levels)]
-        self.hidden_token = nn.Parameter(torch.zeros(1, width, 1, 1, 1))
-        self.laterals = nn.ModuleList(nn.Conv3d(level.channels, width, 1) for level in levels)
-        self.blocks = nn.ModuleList(convolution_block(width, level) for level in levels)
-        z, y, x = self.voxels_zyx
-        self.to_voxels = nn.Conv3d(width, z * y * x, 1)
-
-    def decode(self, features: list[Tensor], hidden_cells: Tensor) -> Tensor:
-        """Features (N, C, d, h, w) per stage, hidden_cells (N, 1, d, h, w) bool at the coarsest -> (N, 1, D, H, W)."""
-        values = self.laterals[0](features[-1]) + self.hidden_token * hidden_cells
-        values = self.blocks[0](values)
-        for level, growth in enumerate(self.growth_zyx, 1):
-            values = repeat_cells(values, growth) + self.laterals[level](features[-1 - level])
-            values = self.blocks[level](values)
-        return cells_to_voxels(self.to_voxels(values), self.voxels_zyx)
-
-
-class TopDownDecoder(_TopDown):
-    """The coarsest stages -> voxels.
-
-    Args:
-        stages: all stages of the encoder; the last three are decoded.
-        width: channels inside.
-    """
-
-    def forward(self, features: list[Tensor], hidden_cells: Tensor) -> Tensor:
-        """Features (N, C, d, h, w) per stage, hidden_cells (N, 1, d, h, w) bool at the coarsest -> (N, 1, D, H, W)."""
-        return self.decode(features, hidden_cells)
-
-
-class TopDownCells(_TopDown):
-    """The same with the face of ``Decoder``: the voxels of each cell.
+class TopDownDecoder(Decoder):
+    """The three coarsest stages -> the voxels of each cell.
 
     Args:
         stages: all stages of the encoder; the last three are decoded.
@@ -79,9 +36,23 @@ class TopDownCells(_TopDown):
     needs_voxelwise: ClassVar[bool] = True
 
     def __init__(self, stages: Sequence[StageInfo], outputs: int, width: int = 64) -> None:
-        super().__init__(stages, width)
+        super().__init__()
         self.cell_zyx = require_voxels("topdown", stages, outputs)
+        levels = list(stages[-LEVELS:])[::-1]
+        self.levels = len(levels)
+        self.voxels_zyx = levels[-1].stride_zyx
+        self.growth_zyx = [growth_between(coarse, fine) for coarse, fine in pairwise(levels)]
+        self.hidden_token = nn.Parameter(torch.zeros(1, width, 1, 1, 1))
+        self.laterals = nn.ModuleList(nn.Conv3d(level.channels, width, 1) for level in levels)
+        self.blocks = nn.ModuleList(convolution_block(width, level) for level in levels)
+        z, y, x = self.voxels_zyx
+        self.to_voxels = nn.Conv3d(width, z * y * x, 1)
 
     def forward(self, features: list[Tensor], visible: list[Tensor], hidden_cells: Tensor) -> Tensor:
         """As ``Decoder`` says: (N, z*y*x, d, h, w)."""
-        return voxels_to_cells(self.decode(features, hidden_cells), self.cell_zyx)
+        values = self.laterals[0](features[-1]) + self.hidden_token * hidden_cells
+        values = self.blocks[0](values)
+        for level, growth in enumerate(self.growth_zyx, 1):
+            values = repeat_cells(values, growth) + self.laterals[level](features[-1 - level])
+            values = self.blocks[level](values)
+        return voxels_to_cells(cells_to_voxels(self.to_voxels(values), self.voxels_zyx), self.cell_zyx)
