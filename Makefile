@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # torch comes first and pinned: nothing may pull the CUDA build in its place.
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test lint types check wheel bench bench-mim clean
+.PHONY: help install demo test lint types check wheel bench bench-mim bench-loader bench-ranks clean
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -42,6 +42,12 @@ bench: $(STAMP)  ## start-up times and throughput, printed as a table
 
 bench-mim: $(STAMP)  ## the cost of one masked pretraining step by path: JSON lines and a table, about an hour
 	$(BIN)/python tests/bench/mim.py --out bench-mim.jsonl --table bench-mim.md
+
+bench-loader: $(STAMP)  ## crops per second beside MONAI's PersistentDataset and CacheDataset
+	$(BIN)/python tests/bench/loader.py --out bench-loader.jsonl --table bench-loader.md
+
+bench-ranks: $(STAMP)  ## how much faster two processes are than one
+	$(BIN)/python tests/bench/ranks.py
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) demo-out dist build *.egg-info

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from prostate_mim.engine.loop import LoopConfig
+from prostate_mim.engine.settings import LoopConfig
 from prostate_mim.mim import METHODS
 from prostate_mim.phantom import write_cohort
 from prostate_mim.pretraining import PretrainConfig, pretrain

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import os
 import signal
 import sys
@@ -19,13 +21,13 @@ INTERRUPTED = 130
 
 
 @contextmanager
-def bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar as a function of how many are done."""
+def bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, as a function of how many are done and of how many."""
     from prostate_mim.engine.tracker import progress_bar
 
     with progress_bar() as progress:
-        task = progress.add_task(label, total=total)
-        yield lambda done: progress.update(task, completed=done)
+        task = progress.add_task(label, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def numbers(text: str, option: str) -> tuple[float, float, float]:
@@ -37,10 +39,24 @@ def numbers(text: str, option: str) -> tuple[float, float, float]:
     return a, b, c
 
 
+def whole_numbers(text: str, option: str) -> tuple[int, int, int]:
+    """Three whole numbers of an option's text; 16.0 is one, 16.5 and inf are not."""
+    z, y, x = (int(value) if math.isfinite(value) and value == int(value) else None for value in numbers(text, option))
+    if z is None or y is None or x is None:
+        raise UsageError(f"{option} is {text!r}; expected three whole numbers, e.g. '16 96 96'")
+    return z, y, x
+
+
 def one_of(study: Path | None, manifest: Path | None) -> None:
     """Refuse both and neither."""
     if (study is None) == (manifest is None):
         raise UsageError("give either one study or --manifest, not both and not neither")
+
+
+def plain(summary: Any) -> dict[str, Any]:
+    """A dataclass of results as ``show`` takes it: paths are text, tuples are lists."""
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(summary), default=str))
+    return values
 
 
 def show(values: Any, as_json: bool) -> None:

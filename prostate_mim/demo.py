@@ -13,8 +13,8 @@ from prostate_mim._version import __version__
 from prostate_mim.classifier import LesionClassifier
 from prostate_mim.deploy.session import OnnxClassifier
 from prostate_mim.encoder import PreMIM
-from prostate_mim.engine.loop import LoopConfig
 from prostate_mim.engine.seeding import derive_seed
+from prostate_mim.engine.settings import LoopConfig
 from prostate_mim.engine.tracker import progress_bar
 from prostate_mim.errors import UsageError, VerificationError
 from prostate_mim.files import make_folder, write_text

@@ -7,7 +7,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from prostate_mim.errors import ProstateMimError, ResourceError, UsageError
@@ -45,15 +45,27 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         _flush(temporary)
         temporary.chmod(0o644)
         temporary.replace(final)
+        _flush_folder(final.parent)
     except OSError as error:
         raise explain_os_error(error, final) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be gone; that is not what the user should hear of
+            temporary.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:
     with path.open("rb+") as stream:
         os.fsync(stream.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the rename itself survive a power failure, where the system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

@@ -18,15 +18,19 @@ from torch import Tensor, nn
 from prostate_mim.classifier import LesionClassifier
 from prostate_mim.engine.augment import Augmentation
 from prostate_mim.engine.data import DrawDataset, Region
-from prostate_mim.engine.loop import Batch, LoopConfig, pick_device, train
+from prostate_mim.engine.distributed import launched_rank, pick_device, synchronise_norms
+from prostate_mim.engine.loop import Task, train
+from prostate_mim.engine.runs import prepare_rows, prepare_run, region_of
+from prostate_mim.engine.settings import LoopConfig
+from prostate_mim.engine.step import Batch, StepLoss
 from prostate_mim.engine.tracker import progress_bar
 from prostate_mim.errors import UsageError
 from prostate_mim.files import make_folder, write_text
 from prostate_mim.folds import assign_folds
 from prostate_mim.manifest import read_manifest
 from prostate_mim.metrics import Auroc, auroc_interval
+from prostate_mim.nets.depth import parameter_depths
 from prostate_mim.preprocess import normalise
-from prostate_mim.pretraining import load_regions, prepare_run
 
 Features = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -44,6 +48,7 @@ class FinetuneConfig:
         epochs: passes over the training lesions in mode ``full``.
         inverse_penalty: C of the logistic regression; smaller is smoother.
         name: of the release; the encoder's name with ``.classifier`` if None.
+        augmentation: of crops in mode ``full``, on the device.
         loop: batch, learning rate, device and so on; its ``steps`` follow from ``epochs``.
     """
 
@@ -52,6 +57,7 @@ class FinetuneConfig:
     epochs: int = 10
     inverse_penalty: float = 0.1
     name: str | None = None
+    augmentation: Augmentation = field(default_factory=Augmentation)
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(learning_rate=2e-4, warmup=10))
 
     def __post_init__(self) -> None:
@@ -92,6 +98,7 @@ def finetune(
     config: FinetuneConfig | None = None,
     *,
     resume: bool = False,
+    store: str | Path | None = None,
 ) -> FinetuneRun:
     """Cross-validate a lesion classifier over patients, then train it on everything and release it.
 
@@ -100,6 +107,7 @@ def finetune(
         manifest: CSV with labels and lesion places.
         out: run folder: ``results.json``, ``predictions.csv``, one folder per training, ``release/``.
         resume: go on where an interrupted run stopped.
+        store: folder of prepared studies; None keeps them in memory.
 
     Raises:
         ManifestError, VolumeError, NotFoundError: the data; found before training begins.
@@ -112,7 +120,9 @@ def finetune(
     folds = assign_folds(listed, config.folds, config.loop.seed)
     run = prepare_run(out, resume)
     z, y, x = (n + 2 * j for n, j in zip(model.spec.size_zyx, _JITTER_ZYX, strict=True))
-    regions = load_regions(listed, model.spec, (z, y, x))
+    kept = None if store is None else Path(store)
+    prepared = prepare_rows(listed, model.spec.with_size((z, y, x)), store=kept, workers=config.loop.workers)
+    regions = [region_of(one) for one in prepared.rows]
     features = region_features(model, regions, config.loop.device)
     probabilities = np.zeros(len(regions))
     for fold in sorted(set(folds)):
@@ -126,11 +136,12 @@ def finetune(
     final = _fit(model, regions, features, list(range(len(regions))), run / "final", config, resume)
     patients = [row.patient_id for row in listed.rows]
     scored = _score([region.label for region in regions], probabilities, patients, folds, run / "release")
-    final.details = {**model.details, "finetuning": {**_plain(config), **_figures(scored)}}
-    final.save_pretrained(scored.release, name=config.name or model.name)
-    _write_results(run, scored, folds)
-    for checkpoint in run.glob("*/checkpoint-*.safetensors"):
-        checkpoint.unlink()  # they resume an unfinished run, and this one is finished
+    if launched_rank() == 0:
+        final.details = {**model.details, "finetuning": {**_plain(config), **_figures(scored)}}
+        final.save_pretrained(scored.release, name=config.name or model.name)
+        _write_results(run, scored, folds)
+        for checkpoint in run.glob("*/checkpoint-*.safetensors"):
+            checkpoint.unlink()  # they resume an unfinished run, and this one is finished
     return scored
 
 
@@ -152,15 +163,21 @@ def _fit(
     make_folder(folder)
     steps = config.epochs * math.ceil(len(training) / config.loop.batch)
     loop = dataclasses.replace(config.loop, steps=steps)
-    dataset = DrawDataset(training, model.spec, Augmentation(jitter_zyx=_JITTER_ZYX), loop.seed)
+    dataset = DrawDataset(training, model.spec, _JITTER_ZYX, loop.seed)
+    depths = {f"encoder.encoder.{name}": depth for name, depth in parameter_depths(model.encoder.encoder).items()}
     identity = {"task": "finetune", "rows": rows, "start": model.encoder.revision, **_plain(config)}
-    train(fitted, dataset, _lesion_loss, loop, folder, identity=identity, resume=resume, label=folder.name)
+    weights = train(
+        synchronise_norms(copy.deepcopy(fitted)), dataset, Task(_lesion_loss, depths=depths, label=folder.name), loop,
+        folder, identity=identity, augmentation=config.augmentation, resume=resume,
+    )  # fmt: skip
+    fitted.load_state_dict(weights, strict=True)
     return fitted.eval()
 
 
-def _lesion_loss(model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, float]]:
+def _lesion_loss(model: nn.Module, batch: Batch, step: int) -> StepLoss:
     logits = model(batch["voxels"])
-    return nn.functional.binary_cross_entropy_with_logits(logits.float(), batch["label"].float()), {}
+    loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), batch["label"].float())
+    return StepLoss(loss, float(len(logits)))
 
 
 def _fit_head(
@@ -210,8 +227,8 @@ def _run(model: LesionClassifier, call: Any, regions: Sequence[Region], device: 
 
 def _middle(region: Region, model: LesionClassifier) -> Tensor:
     size = model.spec.size_zyx
-    piece = tuple(slice(j, j + n) for j, n in zip(_JITTER_ZYX, size, strict=True))
-    voxels, inside = region.crop.voxels[piece], region.crop.inside[piece]
+    z, y, x = (slice(j, j + n) for j, n in zip(_JITTER_ZYX, size, strict=True))
+    voxels, inside = region.study.intensities((z, y, x)), region.study.inside((z, y, x))
     return torch.from_numpy(normalise(voxels, inside, model.spec, f"row {region.row}"))[None]
 
 

@@ -129,7 +129,9 @@ def score_reconstruction(mim: MimRelease, crops: Sequence[Crop], seed: int) -> R
                 f"{mim.name}: target {mim.model.target.name!r} is not an image; there is no error to score"
             )
         guess = interpolate_hidden(batch.voxels[0, 0].numpy(), hidden[0, 0].numpy(), mim.spec.spacing_mm_zyx)
-        sums += _errors(mim.model.grid, batch, hidden, picture, torch.from_numpy(guess)[None, None])
+        errors = block_errors(mim.model.grid, batch.voxels, picture, torch.from_numpy(guess)[None, None])
+        counted = to_blocks(hidden & batch.inside, mim.model.grid.block_zyx)
+        sums += [*(errors * counted).flatten(1).sum(1).tolist(), float(counted.sum())]
     model, mean, linear, centred = (float(v) for v in sums[:4] / sums[4])
     per_block = int(np.prod(mim.model.grid.block_zyx))
     return ReconstructionError(model, mean, linear, centred, round(sums[4] / per_block))
@@ -145,18 +147,24 @@ def hidden_crop(model: MaskedImageModel, crop: Crop, seed: int) -> MimBatch:
     return batch
 
 
-def _errors(grid: BlockGrid, batch: MimBatch, hidden: Tensor, picture: Tensor, guess: Tensor) -> tuple[float, ...]:
-    """Summed squared errors over hidden measured voxels, in block variances, and how many there are.
+def block_errors(grid: BlockGrid, voxels: Tensor, picture: Tensor, guess: Tensor) -> Tensor:
+    """Squared errors of every voxel in units of its own block's variance.
 
-    Of the network, the block mean, interpolation, and interpolation with the true block mean.
+    Args:
+        grid: how the crops divide into blocks.
+        voxels: (N, 1, D, H, W) the truth, z-scored.
+        picture: (N, 1, D, H, W) what the network made of it.
+        guess: (N, 1, D, H, W) what an interpolation made of it.
+
+    Returns:
+        (4, N, blocks, voxels per block): of the network, of the block's true mean, of the guess, and of the guess
+        with each block's mean corrected to the true one.
     """
-    counted = to_blocks(hidden & batch.inside, grid.block_zyx)
-    truth, found, filled = (to_blocks(values, grid.block_zyx) for values in (batch.voxels, picture, guess))
+    truth, found, filled = (to_blocks(values, grid.block_zyx) for values in (voxels, picture, guess))
     mean, deviation = block_moments(truth)
     centred = filled - filled.mean(2, keepdim=True) + mean
     candidates = (found, mean.expand_as(truth), filled, centred)
-    errors = [float((((c - truth) / deviation).square() * counted).sum()) for c in candidates]
-    return *errors, float(counted.sum())
+    return torch.stack([((candidate - truth) / deviation).square() for candidate in candidates])
 
 
 def interpolate_hidden(

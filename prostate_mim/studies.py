@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from prostate_mim.errors import ManifestError, NotFoundError, ProstateMimError, UsageError
 from prostate_mim.manifest import Manifest, ManifestRow, Point
+from prostate_mim.preprocess import BoolArray, Crop, mask_on_grid
 from prostate_mim.volume import Volume, read_mask, read_volume
 
 MASKS = ("gland", "lesion")
@@ -68,6 +69,18 @@ class Study:
                 f"{where}: nothing of the mask lies within the volume; it needs the geometry of this very series"
             )
         return found
+
+    def mask_on(self, crop: Crop, name: str) -> BoolArray | None:
+        """The row's mask on the grid of one of the study's crops: (z, y, x) bool, False in padding; None without one.
+
+        Raises:
+            VolumeError, NotFoundError, ManifestError, UsageError: as ``read_mask``.
+        """
+        found = self.read_mask(name)
+        if found is None:
+            return None
+        z, y, x = crop.voxels.shape
+        return mask_on_grid(found, crop.geometry, (z, y, x)) & crop.inside
 
 
 def open_study(manifest: Manifest, row: ManifestRow) -> Study:

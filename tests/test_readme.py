@@ -14,25 +14,47 @@ from prostate_mim.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
+TRAINING = (ROOT / "docs/training.md").read_text()
 PAGES = [
-    "README.md", "docs/masked-engine.md", "CONTRIBUTING.md", "SECURITY.md", "export/README.md",
+    "README.md", "docs/masked-engine.md", "docs/training.md", "CONTRIBUTING.md", "SECURITY.md", "export/README.md",
     "hub_cards/resenc-s.mim-t2w/README.md",
 ]  # fmt: skip
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.S)
+def blocks(language: str, text: str = TEXT) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.S)
+
+
+def command_lines(text: str) -> list[list[str]]:
+    """What follows ``prostate-mim`` or ``-m prostate_mim`` in each line of a page's shell blocks."""
+    joined = "\n".join(blocks("bash", text)).replace("\\\n", " ")
+    lines = [re.split(r"^prostate-mim |-m prostate_mim ", line.split("#")[0]) for line in joined.splitlines()]
+    return [parts[1].split() for parts in lines if len(parts) == 2]
 
 
 def test_commands_and_options_exist() -> None:
-    """Every ``prostate-mim`` line names a command and options that it has."""
+    """Every line names a command and options that it has."""
     commands = typer.main.get_command(app).commands
-    lines = [line.split("#")[0] for block in blocks("bash") for line in block.splitlines() if "prostate-mim " in line]
-    lines = [line.split() for line in lines if line.startswith("prostate-mim ")]
+    lines, others = command_lines(TEXT), command_lines(TRAINING)
     assert len(lines) >= 7
-    for _, name, *rest in lines:
-        options = {option for parameter in commands[name].params for option in parameter.opts}
+    assert len(others) >= 6
+    for name, *rest in (*lines, *others):
+        command = commands[name]
+        while rest and rest[0] in getattr(command, "commands", {}):
+            command = command.commands[rest.pop(0)]
+        options = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in rest if word.startswith("--")} <= options, name
+
+
+def test_training_configuration_is_read(tmp_path: Path) -> None:
+    """The configuration file that the page on training shows has the keys and types of the real one."""
+    from prostate_mim.config import read_config
+    from prostate_mim.pretraining import PretrainConfig
+
+    (found,) = blocks("toml", TRAINING)
+    path = tmp_path / "run.toml"
+    path.write_text(found)
+    assert read_config(path, PretrainConfig).loop.steps == 20000
 
 
 def test_make_targets_exist() -> None:

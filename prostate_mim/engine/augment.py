@@ -1,55 +1,271 @@
-"""Augmentation of z-scored crops. Left-right is the only flip: a prostate has a front and a top."""
+"""Random changes of z-scored crops, batched, on the device.
+
+Left-right is the only flip: a prostate has a front and a top. First comes what the scanner's resolution does (thicker
+slices, blur), then geometry (flip, rotation, scale), then intensities (bias field, gamma, contrast, brightness,
+noise). Padding stays exactly 0.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
+import torch
+from torch import Tensor
 
-FloatArray = npt.NDArray[np.float32]
-BoolArray = npt.NDArray[np.bool_]
+from prostate_mim.engine.amounts import BIAS_DEGREE, BIAS_TERMS, Amounts, Augmentation, Numbers, draw_amounts
+from prostate_mim.engine.seeding import derive_seed
 
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How far a crop may be varied.
-
-    Attributes:
-        jitter_zyx: largest shift of the crop from its centre, voxels.
-        flip_left_right: mirror half of the crops.
-        contrast: largest relative change of contrast (0.1 = 10 %) and shift of brightness (deviations).
-        noise: largest deviation of added Gaussian noise.
-    """
-
-    jitter_zyx: tuple[int, int, int] = (0, 0, 0)
-    flip_left_right: bool = True
-    contrast: float = 0.1
-    noise: float = 0.1
+__all__ = ["Augmentation", "augment_batch", "box_inside", "zero_outside"]
 
 
-def augment(
-    voxels: FloatArray, inside: BoolArray, settings: Augmentation, rng: np.random.Generator, *masks: BoolArray
-) -> tuple[FloatArray, BoolArray, *tuple[BoolArray, ...]]:
-    """Vary one crop; (z, y, x) in and out. Padding stays exactly 0.
+def box_inside(box: Tensor, size_zyx: tuple[int, int, int], device: torch.device) -> Tensor:
+    """(N, 1, D, H, W) bool, True = measured, of boxes (N, 3, 2) on the CPU: half-open ranges in voxels."""
+    if bool((box[:, :, 0] == 0).all()) and bool((box[:, :, 1] == torch.tensor(size_zyx)).all()):
+        return torch.ones(len(box), 1, *size_zyx, dtype=torch.bool, device=device)
+    z, y, x = (profile.to(device) for profile in _profiles(box, size_zyx))
+    return (z[:, :, None, None] & y[:, None, :, None] & x[:, None, None, :])[:, None]
+
+
+def _profiles(box: Tensor, size_zyx: tuple[int, int, int]) -> list[Tensor]:
+    """(N, D), (N, H), (N, W) bool: whether a voxel's place along each axis is within the box."""
+    places = [torch.arange(count) for count in size_zyx]
+    return [(at >= box[:, axis, :1]) & (at < box[:, axis, 1:]) for axis, at in enumerate(places)]
+
+
+# ----------------------------------------------------------------------------------------------------- the batch
+
+
+def augment_batch(
+    voxels: Tensor, box: Tensor, labels: Tensor, settings: Augmentation, seed: int, draws: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Vary every sample of a batch by itself.
 
     Args:
-        voxels: float32, z-scored.
-        inside: True = measured.
+        voxels: (N, 1, D, H, W) float32, z-scored, 0 in padding.
+        box: (N, 3, 2) int64 on the CPU: the measured box of each sample.
+        labels: (N, 1, D, H, W) uint8; they go where the voxels go.
         settings: what may be varied.
-        rng: the only source of randomness; ``masks`` take nothing from it.
-        masks: of the same crop; mirrored where the voxels are.
+        seed: the run's seed.
+        draws: (N) draw numbers; all randomness of a sample derives from the seed and its number.
 
     Returns:
-        voxels, inside and each of ``masks``.
+        voxels, 0 in padding; inside (N, 1, D, H, W) bool: what of the crop was measured, less what a rotation or a
+        reduction brought in from beyond the crop; labels.
     """
-    if settings.flip_left_right and rng.random() < 0.5:
-        voxels, inside = voxels[:, :, ::-1], inside[:, :, ::-1]
-        masks = tuple(array[:, :, ::-1] for array in masks)
-    gain = 1 + settings.contrast * rng.uniform(-1, 1)
-    shift = settings.contrast * rng.uniform(-1, 1)
-    varied = voxels * np.float32(gain) + np.float32(shift)
-    if settings.noise:
-        deviation = settings.noise * rng.random()
-        varied = varied + rng.standard_normal(varied.shape, np.float32) * np.float32(deviation)
-    return np.where(inside, varied, np.float32(0)).astype(np.float32), inside, *masks
+    _, _, depth, height, width = voxels.shape
+    size = (depth, height, width)
+    amounts = draw_amounts(settings, seed, draws).kept_still(~_mostly_measured(box, size))
+    inside, profiles = box_inside(box, size, voxels.device), _profiles(box, size)
+    voxels, inside, labels = voxels[:, 0], inside[:, 0], labels[:, 0]
+    voxels = _resolution(voxels, profiles, amounts)
+    voxels, inside, labels = _geometry(voxels, inside, labels, amounts)
+    voxels = _noise(_intensity(voxels, inside, amounts), amounts, seed, draws)
+    return zero_outside(voxels, inside)[:, None], inside[:, None], labels[:, None]
+
+
+def zero_outside(voxels: Tensor, inside: Tensor) -> Tensor:
+    """Voxels with 0 where not inside; the same tensor where all is."""
+    return voxels if _all_measured(inside) else voxels.masked_fill(~inside, 0)
+
+
+def _all_measured(inside: Tensor) -> bool:
+    """Whether there is no padding; False where asking would make the host wait for the device."""
+    return inside.device.type == "cpu" and bool(inside.contiguous().view(torch.uint8).amin())  # faster than all()
+
+
+def _mostly_measured(box: Tensor, size_zyx: tuple[int, int, int]) -> Numbers:
+    """(N,) bool: at least half of the crop was measured along y and x; turning a sliver could lose all of it."""
+    extent = (box[:, 1:, 1] - box[:, 1:, 0]).numpy()
+    return np.asarray((2 * extent >= np.asarray(size_zyx[1:])).all(1))
+
+
+def _where(which: Numbers, change: Callable[..., tuple[Tensor, ...]], *arrays: Tensor) -> tuple[Tensor, ...]:
+    """Arrays (N, ...) after a change of the samples chosen.
+
+    Args:
+        which: (N,), not 0 or False = chosen.
+        change: takes the places chosen and their part of each array; returns as many arrays.
+        arrays: over the batch.
+    """
+    places = np.flatnonzero(which)
+    if len(places) == 0:
+        return arrays
+    if len(places) == len(which):
+        return change(places, *arrays)
+    chosen = torch.from_numpy(places).to(arrays[0].device, non_blocking=True)
+    changed = change(places, *(array[chosen] for array in arrays))
+    return tuple(array.index_copy(0, chosen, part) for array, part in zip(arrays, changed, strict=True))
+
+
+def _column(values: Numbers, like: Tensor) -> Tensor:
+    """(n, 1, 1, 1) float32."""
+    return torch.from_numpy(values.astype(np.float32)).to(like.device, non_blocking=True)[:, None, None, None]
+
+
+# ---------------------------------------------------------------------------------------------------- resolution
+
+
+def _resolution(voxels: Tensor, profiles: list[Tensor], amounts: Amounts) -> Tensor:
+    """Thicker slices and in-plane blur of (N, D, H, W), each as a product with one small matrix an axis.
+
+    Rows of the matrices sum to 1 over measured voxels, so padding adds nothing; it stays 0 itself.
+    """
+
+    def thicken(places: Numbers, part: Tensor) -> tuple[Tensor]:
+        matrices = [_thick(amounts.thickness[n], profiles[0][n].numpy()) for n in places]
+        return (torch.bmm(_stack(matrices, part), part.flatten(2)).view_as(part),)
+
+    def blur(places: Numbers, part: Tensor) -> tuple[Tensor]:
+        rows, columns = (
+            _stack([_blur(amounts.blur[n], profiles[axis][n].numpy()) for n in places], part)[:, None]
+            for axis in (1, 2)
+        )
+        return (rows @ (part @ columns.transpose(2, 3)),)
+
+    (voxels,) = _where(amounts.thickness > 1, thicken, voxels)
+    (voxels,) = _where(amounts.blur, blur, voxels)
+    return voxels
+
+
+def _stack(matrices: list[Numbers], like: Tensor) -> Tensor:
+    return torch.from_numpy(np.stack(matrices).astype(np.float32)).to(like.device, non_blocking=True)
+
+
+def _blur(deviation: float, measured: Numbers) -> Numbers:
+    """(n, n) matrix of a Gaussian over measured places."""
+    at = np.arange(len(measured))
+    weights = np.exp(-0.5 * np.square((at[:, None] - at) / deviation)) * measured
+    return _rows_to_one(weights) * measured[:, None]
+
+
+def _thick(thickness: float, measured: Numbers) -> Numbers:
+    """(n, n) matrix: mean over slices of a thickness (in old slices) side by side, then linear interpolation."""
+    at = np.arange(len(measured))
+    count = math.ceil(len(measured) / thickness)
+    centres = (np.arange(count) + 0.5) * thickness - 0.5
+    low, high = centres[:, None] - thickness / 2, centres[:, None] + thickness / 2
+    share = np.clip(np.minimum(at + 0.5, high) - np.maximum(at - 0.5, low), 0, None) * measured
+    place = np.clip((at - centres[0]) / thickness, 0, count - 1)
+    between = np.clip(1 - np.abs(place[:, None] - np.arange(count)), 0, None) * (share.sum(1) > 0)
+    return np.asarray(_rows_to_one(between) @ _rows_to_one(share) * measured[:, None])
+
+
+def _rows_to_one(weights: Numbers) -> Numbers:
+    total = weights.sum(1, keepdims=True)
+    return np.asarray(np.divide(weights, total, out=np.zeros_like(weights), where=total > 1e-12))
+
+
+# ------------------------------------------------------------------------------------------------------ geometry
+
+
+def _geometry(voxels: Tensor, inside: Tensor, labels: Tensor, amounts: Amounts) -> tuple[Tensor, Tensor, Tensor]:
+    """Mirror, rotate and scale (N, D, H, W): voxels bilinearly among measured ones, labels to the nearest voxel."""
+
+    def mirror(places: Numbers, *parts: Tensor) -> tuple[Tensor, ...]:
+        return tuple(part.flip(-1) for part in parts)
+
+    def turn(places: Numbers, *parts: Tensor) -> tuple[Tensor, ...]:
+        voxels, inside, labels = parts
+        return _turn(voxels, inside, labels, _source_places(amounts.angle[places], amounts.size[places], voxels))
+
+    mirrored = _where(amounts.flip, mirror, voxels, inside, labels)
+    voxels, inside, labels = _where((amounts.angle != 0) | (amounts.size != 0), turn, *mirrored)
+    return voxels, inside, labels
+
+
+def _source_places(angle: Numbers, size: Numbers, like: Tensor) -> Tensor:
+    """(n, H, W, 2): where in the old slice each voxel of the new one lies, x then y, voxels from the middle."""
+    height, width = like.shape[-2:]
+    y = torch.arange(height, device=like.device) - (height - 1) / 2
+    x = torch.arange(width, device=like.device) - (width - 1) / 2
+    cosine, sine = (_column(f(angle) * np.exp(-size), like)[..., 0] for f in (np.cos, np.sin))
+    return torch.stack((cosine * x - sine * y[:, None], sine * x + cosine * y[:, None]), -1)
+
+
+def _turn(voxels: Tensor, inside: Tensor, labels: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    samples, depth, height, width = voxels.shape
+    scaled = places * places.new_tensor((2 / width, 2 / height))
+    # Slices differ only in whether they were measured at all, so one slice tells how much of a place was.
+    inside = inside.contiguous().view(torch.uint8)  # amax is faster than any()
+    weight = inside.amax(1, keepdim=True).to(voxels.dtype)
+    found = torch.nn.functional.grid_sample(
+        torch.cat((voxels, weight), 1), scaled, mode="bilinear", padding_mode="zeros", align_corners=False
+    )
+    share = found[:, depth:]
+    measured = (share >= 0.5) & inside.amax((2, 3), keepdim=True).bool()
+    turned = torch.where(measured, found[:, :depth] / share.clamp(min=0.5), 0)
+    column = (places[..., 0] + (width - 1) / 2).round().long().clamp(0, width - 1)
+    row = (places[..., 1] + (height - 1) / 2).round().long().clamp(0, height - 1)
+    nearest = (row * width + column).view(samples, 1, -1).expand(-1, depth, -1)
+    moved = labels.flatten(2).gather(2, nearest).view_as(labels) * measured
+    return turned, measured, moved
+
+
+# --------------------------------------------------------------------------------------------------- intensities
+
+
+def _intensity(voxels: Tensor, inside: Tensor, amounts: Amounts) -> Tensor:
+    """Bias field and gamma on (N, D, H, W), back to mean 0 and deviation 1; then contrast and brightness.
+
+    Both work on intensities above the crop's darkest voxel (which is about where an MR image has no signal), because
+    a z-score of 0 is no absence of signal.
+    """
+
+    def bend(places: Numbers, part: Tensor, measured: Tensor) -> tuple[Tensor, Tensor]:
+        # Padding is 0, the mean of what was measured, and so neither the darkest nor the brightest.
+        dark, bright = part.amin((1, 2, 3), keepdim=True), part.amax((1, 2, 3), keepdim=True)
+        signal = (part - dark).div_((bright - dark).clamp(min=1e-6))
+        if amounts.gamma[places].any():
+            signal = signal.pow_(_column(np.exp(amounts.gamma[places]), part))
+        if amounts.bias[places].any():
+            signal = signal.mul_(_bias_field(amounts.bias[places], part))
+        return _standardise(signal, measured), measured
+
+    def scale(places: Numbers, part: Tensor) -> tuple[Tensor]:
+        return (torch.addcmul(_column(amounts.shift[places], part), part, _column(amounts.gain[places], part)),)
+
+    voxels, _ = _where((amounts.gamma != 0) | (amounts.bias != 0).any(1), bend, voxels, inside)
+    (voxels,) = _where((amounts.gain != 1) | (amounts.shift != 0), scale, voxels)
+    return voxels
+
+
+def _bias_field(coefficients: Numbers, like: Tensor) -> Tensor:
+    """(n, D, H, W) exponential of a polynomial; its logarithm is at most the sum of the coefficients' sizes."""
+    count = BIAS_DEGREE + 1
+    table = np.zeros((len(coefficients), count, count, count), np.float32)
+    for term, place in enumerate(BIAS_TERMS):
+        table[(slice(None), *place)] = coefficients[:, term]
+    powers = [
+        torch.linspace(-1, 1, n, device=like.device)[:, None] ** torch.arange(count, device=like.device)
+        for n in like.shape[-3:]
+    ]
+    field = torch.from_numpy(table).to(like.device, non_blocking=True) @ powers[2].T
+    field = powers[1] @ field
+    return torch.einsum("dk,nkhw->ndhw", powers[0], field).exp_()
+
+
+def _standardise(values: Tensor, inside: Tensor) -> Tensor:
+    """Mean 0 and deviation 1 over measured voxels of each sample."""
+    everything = _all_measured(inside)
+    count = values[0].numel() if everything else inside.sum((1, 2, 3), keepdim=True).clamp(min=1)
+    total = values if everything else values * inside
+    centred = values - total.sum((1, 2, 3), keepdim=True) / count
+    if not everything:
+        centred.mul_(inside)
+    spread = (centred.square().sum((1, 2, 3), keepdim=True) / count).sqrt()
+    return centred.div_(spread.clamp(min=1e-6))
+
+
+def _noise(voxels: Tensor, amounts: Amounts, seed: int, draws: Sequence[int]) -> Tensor:
+    """Add Gaussian noise, each sample from its own generator on the device."""
+
+    def disturb(places: Numbers, part: Tensor) -> tuple[Tensor]:
+        generator, noise = torch.Generator(part.device), torch.empty_like(part)
+        for place, one in zip(places.tolist(), noise, strict=True):
+            one.normal_(generator=generator.manual_seed(derive_seed(seed, "noise", draws[place])))
+        return (torch.addcmul(part, noise, _column(amounts.noise[places], part)),)
+
+    (voxels,) = _where(amounts.noise, disturb, voxels)
+    return voxels

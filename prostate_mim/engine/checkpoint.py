@@ -1,8 +1,14 @@
-"""Checkpoints: one safetensors file each, tensors and plain numbers only, written atomically, never unpickled."""
+"""Checkpoints: one safetensors file each, tensors and plain numbers only, written atomically, never unpickled.
+
+A digest of everything in the file is kept in its header, because safetensors notices a lost byte but not a changed
+one. Deleting comes after writing, so that there is a complete checkpoint at every instant.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,53 +17,73 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
-from prostate_mim.errors import IntegrityError
+from prostate_mim.errors import IntegrityError, UsageError
 from prostate_mim.files import write_bytes
 
-FORMAT = 1
-KEEP = 2
+FORMAT = 2
+_PATTERN = "checkpoint-????????.safetensors"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run needs to go on.
+    """What a run needs to go on. Everything random follows from the seed and the step, so no generator is kept.
 
     Attributes:
         step: optimiser steps done.
-        tensors: model and optimiser tensors and generator states by name.
-        state: plain numbers and strings: optimiser groups, the run's configuration.
+        tensors: ``model.NAME``, ``optimizer.NAME.ENTRY`` and ``average.NAME``, by the model's own names.
+        state: plain numbers and strings: the run's configuration and what it has settled on.
+        score: lower is better; None where nothing was scored since the checkpoint before.
     """
 
     step: int
     tensors: dict[str, Tensor]
     state: dict[str, Any]
+    score: float | None = None
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """Tensors under ``prefix.``, without it."""
+        return {k[len(prefix) + 1 :]: v for k, v in self.tensors.items() if k.startswith(prefix + ".")}
 
 
-def save_checkpoint(
-    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]
-) -> Path:
-    """Write ``checkpoint-STEP.safetensors`` and then delete all but the newest two."""
-    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
-    saved = optimizer.state_dict()
-    for index, entries in saved["state"].items():
-        tensors.update({f"optimizer.{index}.{name}": value for name, value in entries.items()})
-    tensors["random.torch"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
-    state = {"format": FORMAT, "step": step, "groups": saved["param_groups"], "config": config}
-    path = folder / f"checkpoint-{step:08d}.safetensors"
-    plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    write_bytes(path, save(plain, metadata={"state": json.dumps(state)}))
-    for old in find_checkpoints(folder)[KEEP:]:
-        old.unlink()
+def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep_last: int = 2, keep_best: bool = False) -> Path:
+    """Write ``checkpoint-STEP.safetensors``, then delete what is no longer kept: later ones, and all but these.
+
+    Args:
+        keep_last: this many of the newest stay.
+        keep_best: the readable one with the lowest finite score stays too.
+
+    Raises:
+        ResourceError: the disk is full; older checkpoints are untouched.
+        UsageError: the folder is gone or may not be written.
+    """
+    path = folder / f"checkpoint-{checkpoint.step:08d}.safetensors"
+    plain = {key: value.detach().cpu().contiguous() for key, value in checkpoint.tensors.items()}
+    score = checkpoint.score if checkpoint.score is not None and math.isfinite(checkpoint.score) else None
+    state = json.dumps({"format": FORMAT, "step": checkpoint.step, "score": score, "run": checkpoint.state})
+    write_bytes(path, save(plain, metadata={"state": state, "digest": _digest(state, plain)}))
+    paths = find_checkpoints(folder)
+    # Later ones are damaged, or of a run given up: this one goes on from before them. They must push out no good one.
+    earlier = [found for found in paths if found.name <= path.name]
+    kept = set(earlier[:keep_last])
+    if keep_best:
+        kept |= set(_best(earlier))
+    for old in paths:
+        if old not in kept:
+            old.unlink(missing_ok=True)
     return path
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
     """Checkpoints of a run folder, newest first."""
-    return sorted(folder.glob("checkpoint-????????.safetensors"), reverse=True)
+    return sorted(folder.glob(_PATTERN), reverse=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half-written. Only for the one process that writes in ``folder``."""
+    for orphan in folder.glob(".*.tmp*"):
+        orphan.unlink(missing_ok=True)
 
 
 def load_newest(folder: Path) -> Checkpoint | None:
@@ -65,6 +91,7 @@ def load_newest(folder: Path) -> Checkpoint | None:
 
     Raises:
         IntegrityError: there are checkpoints, and none of them can be read.
+        UsageError: the newest readable one is of another format, that is, of another release.
     """
     paths = find_checkpoints(folder)
     for path in paths:
@@ -73,9 +100,7 @@ def load_newest(folder: Path) -> Checkpoint | None:
         except IntegrityError as error:
             sys.stderr.write(f"warning: {error}; trying the one before\n")
     if paths:
-        raise IntegrityError(
-            f"{folder}: none of its {len(paths)} checkpoints can be read; start again without --resume"
-        )
+        raise IntegrityError(f"{folder}: none of its {len(paths)} checkpoints can be read; choose a new --out")
     return None
 
 
@@ -83,31 +108,48 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read one checkpoint file.
 
     Raises:
-        IntegrityError: it is damaged or of another format.
+        IntegrityError: it is damaged.
+        UsageError: it is of another format.
     """
     try:
         with safe_open(path, framework="pt") as stream:
-            state = json.loads((stream.metadata() or {})["state"])
+            metadata = stream.metadata() or {}
+            state = json.loads(metadata["state"])
             tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        found = state.get("format")
+        # The first format had no digest. In any other file a strange format must not pass for another release.
+        if found != 1 and metadata.get("digest") != _digest(metadata["state"], tensors):
+            raise ValueError("its digest differs: bytes have changed")
+    except (SafetensorError, OSError, KeyError, ValueError, AttributeError) as error:
         raise IntegrityError(f"{path.name}: this checkpoint is damaged ({error})") from error
-    if state.get("format") != FORMAT:
-        raise IntegrityError(f"{path.name}: checkpoint format {state.get('format')} is not {FORMAT}")
-    return Checkpoint(int(state["step"]), tensors, state)
+    if found != FORMAT:
+        raise UsageError(
+            f"{path.name}: checkpoint format {found} is of another release (this one reads {FORMAT}); "
+            "finish the run with the release that began it, or choose a new --out"
+        )
+    return Checkpoint(int(state["step"]), tensors, state["run"], state["score"])
 
 
-def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put a checkpoint's tensors, optimiser state and generator states back."""
+def read_score(path: Path) -> float | None:
+    """A checkpoint's score, from its header alone; None where it has none or cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as stream:
+            score = json.loads((stream.metadata() or {})["state"])["score"]
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return None
+    return float(score) if isinstance(score, int | float) and math.isfinite(score) else None
 
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {k[len(prefix) :]: v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
 
-    model.load_state_dict(part("model."), strict=True)
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in part("optimizer.").items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": checkpoint.state["groups"]})
-    torch.set_rng_state(checkpoint.tensors["random.torch"])
-    if "random.cuda" in checkpoint.tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(checkpoint.tensors["random.cuda"])
+def _best(paths: list[Path]) -> list[Path]:
+    scored = [(score, path) for path in paths if (score := read_score(path)) is not None]
+    return [min(scored)[1]] if scored else []
+
+
+def _digest(state: str, tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over the state and every tensor's name, type, shape and bytes."""
+    total = hashlib.sha256(state.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        total.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        total.update(value.reshape(-1).view(torch.uint8).numpy().data if value.numel() else b"")
+    return total.hexdigest()

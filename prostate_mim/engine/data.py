@@ -1,132 +1,198 @@
-"""Studies in memory, and the endless sequence of random crops drawn from them."""
+"""The endless sequence of random crops drawn from prepared studies. Cheap: int16 voxels, cut and handed on.
+
+What costs time (normalising, augmenting) happens for a whole batch at once on the device: ``engine/batch.py``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from prostate_mim.engine.augment import Augmentation, augment
 from prostate_mim.engine.seeding import numpy_generator
-from prostate_mim.errors import VolumeError
-from prostate_mim.preprocess import BoolArray, Crop, mask_on_grid, normalise, resample
+from prostate_mim.errors import UsageError, VolumeError
+from prostate_mim.preprocess import normalise
 from prostate_mim.spec import InputSpec
-from prostate_mim.studies import Study
+from prostate_mim.store import PreparedStudy
+
+Piece = tuple[slice, slice, slice]
+Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
+_ATTEMPTS = 10
+# Every 8th voxel tells whether a crop holds tissue. A quarter of them is 1/32 of all, more than this share (%) of
+# voxels that clipping at percentiles may flatten at either end.
+SAMPLE = (slice(None), slice(None, None, 2), slice(None, None, 4))
+_FLATTENED_PERCENT = 3.0
+_FEWEST = 1024  # of fewer voxels, 1/32 may be less than 3 % and the voxel after it
 
 
 @dataclass(frozen=True)
 class Region:
-    """A study resampled around its centre, in its own intensities, wide enough to jitter a crop in.
+    """A prepared study to draw crops from.
 
     Attributes:
-        crop: voxels (z, y, x) float32 not yet normalised, and which were measured.
+        study: voxels and masks of a region wider than the crop.
         label: 0, 1, or -1 where none is given.
         row: the manifest's row number.
-        masks: by name, (z, y, x) bool on the crop's grid, or None where the row has none. Holds what was asked for.
     """
 
-    crop: Crop
+    study: PreparedStudy
     label: int
     row: int
-    masks: Mapping[str, BoolArray | None] = field(default_factory=dict)
-
-
-def make_regions(
-    studies: Iterable[Study], spec: InputSpec, size_zyx: tuple[int, int, int], masks: Collection[str] = ()
-) -> list[Region]:
-    """Resample every study to ``size_zyx`` voxels around its centre.
-
-    Args:
-        studies: opened rows.
-        spec: spacing of the regions.
-        size_zyx: voxels of the regions.
-        masks: names from ``prostate_mim.studies.MASKS`` to read too; no file of another mask is opened.
-
-    Raises:
-        VolumeError, ManifestError, NotFoundError: a mask, see ``Study.read_mask``.
-        UsageError: an unknown mask.
-    """
-    regions = []
-    for study in studies:
-        crop = resample(study.volume, spec, study.centre_mm_lps, size_zyx)
-        label = -1 if study.row.label is None else study.row.label
-        known = {name: _measured_mask(study, name, crop) for name in sorted(masks)}
-        regions.append(Region(crop, label, study.row.number, known))
-    return regions
-
-
-def _measured_mask(study: Study, name: str, crop: Crop) -> BoolArray | None:
-    """(z, y, x) bool: a mask of the study on the grid of a crop, False in padding as the voxels are 0 there."""
-    found = study.read_mask(name)
-    if found is None:
-        return None
-    z, y, x = crop.voxels.shape
-    return mask_on_grid(found, crop.geometry, (z, y, x)) & crop.inside
 
 
 class DrawDataset(Dataset[dict[str, Any]]):
-    """Draw number n -> one augmented, normalised crop. Epochs are permutations; draws are reproducible by n alone.
+    """Draw number n -> one raw crop. Epochs are permutations; draws are reproducible by n alone.
 
-    An item holds ``voxels`` (1, D, H, W) float32, ``inside`` (1, D, H, W) bool, ``label``, ``row`` and ``draw``. For
-    each mask of the regions it also holds, say, ``gland`` (1, D, H, W) bool, cut and mirrored as the voxels are, and
-    ``has_gland``: False, and the mask all False, where the row has none. Masks change nothing else in an item.
+    An item holds ``voxels`` (1, D, H, W) int16 as stored, ``box`` (3, 2) int64 (the half-open range of measured voxels
+    along each axis of the crop; what lies outside is padding, its voxels any constant), ``labels`` (1, D, H, W) uint8
+    (bit 0 gland, bit 1 lesion; 0 where the row has no mask), ``has_gland``, ``has_lesion``, ``label``, ``row`` and
+    ``draw``.
 
     Args:
-        regions: the studies.
-        spec: crop size and normalisation.
-        augmentation: what may be varied, and how far the crop may wander from the region's centre.
+        regions: the studies, each at least as large as the crop.
+        spec: crop size, and the clipping that decides whether a crop holds tissue.
+        jitter_zyx: how far a crop may lie from the middle of its region, voxels; at most to the region's edge.
         seed: the run's seed.
+
+    Raises:
+        UsageError: there is no region, or one is smaller than the crop.
     """
 
-    def __init__(self, regions: list[Region], spec: InputSpec, augmentation: Augmentation, seed: int) -> None:
-        self.regions, self.spec, self.augmentation, self.seed = regions, spec, augmentation, seed
+    def __init__(self, regions: Sequence[Region], spec: InputSpec, jitter_zyx: tuple[int, int, int], seed: int) -> None:
+        if not regions:
+            raise UsageError("there is no study to draw crops from; the manifest has no usable row")
+        for region in regions:
+            if any(have < need for have, need in zip(region.study.shape_zyx, spec.size_zyx, strict=True)):
+                raise UsageError(
+                    f"row {region.row}: its stored region of {region.study.shape_zyx} voxels is smaller than the crop "
+                    f"{spec.size_zyx}; prepare the data with a larger region, or choose a smaller crop"
+                )
+        self.regions, self.spec, self.jitter_zyx, self.seed = regions, spec, jitter_zyx, seed
+        self._order: tuple[int, npt.NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
         return len(self.regions)
 
-    def __getitem__(self, draw: int) -> dict[str, Any]:
+    def index_of(self, draw: int) -> int:
+        """Which of ``regions`` a draw is of."""
         epoch, place = divmod(draw, len(self.regions))
-        order = numpy_generator(self.seed, "epoch", epoch).permutation(len(self.regions))
-        region = self.regions[order[place]]
+        if self._order is None or self._order[0] != epoch:  # the order of the last epoch asked for is kept
+            permutation = numpy_generator(self.seed, "epoch", epoch).permutation(len(self.regions))
+            self._order = epoch, permutation
+        return int(self._order[1][place])
+
+    def rows_of(self, draws: Sequence[int]) -> list[int]:
+        """Manifest rows of some draws; reads no voxel."""
+        return [self.regions[self.index_of(draw)].row for draw in draws]
+
+    def __getitem__(self, draw: int) -> dict[str, Any]:
+        """The item of a draw.
+
+        Raises:
+            VolumeError: ten random places of the study held no tissue; names the row.
+        """
+        region = self.regions[self.index_of(draw)]
         rng = numpy_generator(self.seed, "draw", draw)
-        arrays = {name: torch.from_numpy(np.ascontiguousarray(a)[None]) for name, a in self._crop(region, rng).items()}
-        known = {f"has_{name}": found is not None for name, found in region.masks.items()}
-        return {**arrays, **known, "label": region.label, "row": region.row, "draw": draw}
+        for _ in range(_ATTEMPTS):
+            piece = self._place(region.study, rng)
+            voxels, box = np.asarray(region.study.voxels[piece]), box_within(region.study, piece)
+            if holds_tissue(voxels, box, self.spec, region.study):
+                labels = None if region.study.labels is None else np.asarray(region.study.labels[piece])
+                return {**_tensors(voxels, labels), **self.facts(region, box, draw)}
+        raise VolumeError(
+            f"row {region.row}: {_ATTEMPTS} random crops held no tissue; remove the study or check its centre"
+        )
 
-    def _crop(self, region: Region, rng: np.random.Generator) -> dict[str, Any]:
-        """(D, H, W) arrays by name: voxels, inside and the region's masks."""
-        room = np.asarray(region.crop.voxels.shape) - np.asarray(self.spec.size_zyx)
-        reach = np.asarray(self.augmentation.jitter_zyx)
-        for _ in range(10):
-            start = room // 2 + np.round(rng.uniform(-1, 1, 3) * np.minimum(reach, room // 2)).astype(int)
-            piece = tuple(slice(a, a + n) for a, n in zip(start, self.spec.size_zyx, strict=True))
-            voxels, inside = region.crop.voxels[piece], region.crop.inside[piece]
-            try:
-                scored = normalise(voxels, inside, self.spec, f"row {region.row}")
-            except VolumeError:
-                continue  # a crop of nothing but padding or air: draw another place
-            nothing = np.zeros_like(inside)
-            masks = [nothing if found is None else found[piece] for found in region.masks.values()]
-            arrays = augment(scored, inside, self.augmentation, rng, *masks)
-            return dict(zip(("voxels", "inside", *region.masks), arrays, strict=True))
-        raise VolumeError(f"row {region.row}: ten random crops held no tissue; remove the study or check its centre")
+    def first_place(self, draw: int) -> tuple[int, Piece]:
+        """Which of ``regions`` a draw is of, and the place tried first; where that holds no tissue, ask ``[draw]``."""
+        index = self.index_of(draw)
+        return index, self._place(self.regions[index].study, numpy_generator(self.seed, "draw", draw))
+
+    def facts(self, region: Region, box: Box, draw: int) -> dict[str, Any]:
+        """All of an item but its voxels."""
+        return {
+            "box": torch.tensor(box),
+            "has_gland": "gland" in region.study.masks,
+            "has_lesion": "lesion" in region.study.masks,
+            "label": region.label,
+            "row": region.row,
+            "draw": draw,
+        }
+
+    def _place(self, study: PreparedStudy, rng: np.random.Generator) -> Piece:
+        room = np.asarray(study.shape_zyx) - np.asarray(self.spec.size_zyx)
+        reach = np.minimum(np.asarray(self.jitter_zyx), room // 2)
+        start = room // 2 + np.round(rng.uniform(-1, 1, 3) * reach).astype(int)
+        z, y, x = (slice(int(a), int(a) + n) for a, n in zip(start, self.spec.size_zyx, strict=True))
+        return z, y, x
 
 
-class _Draws(torch.utils.data.Sampler[int]):
-    def __init__(self, first: int, last: int) -> None:
-        self.first, self.last = first, last
-
-    def __iter__(self) -> Any:
-        return iter(range(self.first, self.last))
-
-    def __len__(self) -> int:
-        return self.last - self.first
+def _tensors(voxels: npt.NDArray[np.int16], labels: npt.NDArray[np.uint8] | None) -> dict[str, torch.Tensor]:
+    found = np.zeros(voxels.shape, np.uint8) if labels is None else labels
+    arrays = {"voxels": np.array(voxels, np.int16, order="C"), "labels": np.array(found, np.uint8, order="C")}
+    return {name: torch.from_numpy(array)[None] for name, array in arrays.items()}
 
 
-def draw_loader(dataset: DrawDataset, first: int, last: int, batch: int, workers: int) -> DataLoader[dict[str, Any]]:
-    """A loader over draws ``first`` to ``last - 1``, in order; resuming is starting at another draw."""
-    return DataLoader(dataset, batch_size=batch, sampler=_Draws(first, last), num_workers=workers, drop_last=False)
+def box_within(study: PreparedStudy, piece: Piece) -> Box:
+    """The measured voxels of a crop as half-open ranges within it; empty ranges where nothing was measured."""
+    z, y, x = (
+        (max(low - at.start, 0), max(min(high, at.stop) - at.start, max(low - at.start, 0)))
+        for (low, high), at in zip(study.inside_zyx, piece, strict=True)
+    )
+    return z, y, x
+
+
+def holds_tissue(voxels: npt.NDArray[np.int16], box: Box, spec: InputSpec, study: PreparedStudy) -> bool:
+    """Whether ``preprocess.normalise`` would accept a crop; most crops are settled by every 8th voxel.
+
+    Args:
+        voxels: (D, H, W) int16 as stored.
+        box: its measured part.
+        spec: with the percentiles to clip at.
+        study: whose scale and offset the voxels have.
+    """
+    measured = voxels[tuple(slice(low, high) for low, high in box)]
+    if measured.size == 0:
+        return False
+    if may_be_sampled(box, spec):
+        sample = measured[SAMPLE].ravel()
+        low, high = quartiles_at(sample.size)
+        ordered = np.partition(sample, (low, high))
+        if surely_varies(int(ordered[low]), int(ordered[high]), study):
+            return True
+    values = measured.astype(np.float32) * np.float32(study.scale) + np.float32(study.offset)
+    try:
+        normalise(values, np.ones(values.shape, bool), spec)
+    except VolumeError:
+        return False
+    return True
+
+
+def may_be_sampled(box: Box, spec: InputSpec) -> bool:
+    """Whether quartiles of every 8th measured voxel say something about the percentiles clipped at."""
+    low, high = spec.clip_percentiles
+    count = math.prod(to - start for start, to in box)
+    return count >= _FEWEST and low <= _FLATTENED_PERCENT and high >= 100 - _FLATTENED_PERCENT
+
+
+def quartiles_at(count: int) -> tuple[int, int]:
+    """Places in ascending order with at least a quarter of ``count`` values at or below, and at or above."""
+    low = (count + 3) // 4 - 1
+    return low, count - 1 - low
+
+
+def surely_varies(low: int, high: int, study: PreparedStudy) -> bool:
+    """Whether two quartiles of the sample are far enough apart for any crop that has them to be normalised.
+
+    At least 1/32 of the crop's voxels are at or below ``low`` and as many at or above ``high``, also when clipped, so
+    the deviation is at least ``(high - low) / 8``. It is compared with the largest limit ``normalise`` can have here.
+    """
+    largest = abs(study.scale) * 2**15 + abs(study.offset)
+    return (high - low) * abs(study.scale) / 8 > 1e-5 * max(1.0, largest)

@@ -1,11 +1,13 @@
-"""The one training loop: draw, forward, check, step, log, save. Pretraining and fine-tuning both run it."""
+"""The one training loop: draw, finish, step, look, log, save. Pretraining and fine-tuning both run it."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,180 +16,285 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from prostate_mim.engine.checkpoint import load_newest, restore, save_checkpoint
-from prostate_mim.engine.data import DrawDataset, draw_loader
-from prostate_mim.engine.schedule import warmup_cosine
+from prostate_mim.engine import distributed
+from prostate_mim.engine.augment import Augmentation
+from prostate_mim.engine.average import WeightAverage
+from prostate_mim.engine.batch import finish_batch
+from prostate_mim.engine.checkpoint import Checkpoint, load_newest, sweep, write_checkpoint
+from prostate_mim.engine.cpu_bf16 import pad_ahead
+from prostate_mim.engine.data import DrawDataset
+from prostate_mim.engine.groups import parameter_groups
+from prostate_mim.engine.identity import check_same_run
+from prostate_mim.engine.loader import DrawLoader
+from prostate_mim.engine.memory_format import choose_memory_format
+from prostate_mim.engine.resident import fits_on, resident_bytes
+from prostate_mim.engine.settings import LoopConfig
+from prostate_mim.engine.step import Items, LossFunction, Stepper
+from prostate_mim.engine.stopping import StopRequest
 from prostate_mim.engine.tracker import Tracker, progress_bar
-from prostate_mim.errors import BackendError, TrainingError, UsageError
-
-Batch = dict[str, Tensor]
-# (model, batch, step) -> loss, and numbers to log beside it
-LossFunction = Callable[[nn.Module, Batch, int], tuple[Tensor, dict[str, float]]]
+from prostate_mim.errors import BackendError, ProstateMimError, UsageError
 
 
 @dataclass(frozen=True)
-class LoopConfig:
-    """How long and how fast to train.
+class Task:
+    """What is trained, as the loop sees it.
 
     Attributes:
-        steps: optimiser steps in all.
-        batch: crops per step.
-        learning_rate: peak of the schedule.
-        weight_decay: AdamW's, on matrices and kernels only.
-        warmup: steps of linear warm-up.
-        clip_norm: gradients are scaled down to this norm.
-        checkpoint_every: steps between checkpoints.
-        workers: loader processes.
-        precision: ``fp32`` or ``bf16`` (on CPUs, bf16 kernels of torch 2.13 can give NaN gradients for small crops;
-            the loop stops where they do).
-        device: ``auto``, ``cpu`` or ``cuda``.
-        seed: seed of everything random.
+        loss: of a micro-batch.
+        compile: compiles the model in place; the whole of it if None.
+        begin: called once on rank 0 with the steps already done, when nothing is left to refuse.
+        begin_step: called once before each step (a teacher that follows).
+        observe: called every ``health_every`` steps and before the first, with the bare model in no particular
+            mode; what it returns on rank 0 is logged. It must change neither model nor generators.
+        report: called on rank 0 when what was observed has been logged (``running``), and when the run ends early
+            (``stopped``).
+        score: observed numbers -> what ``keep_best`` compares; lower is better, None is no score.
+        depths: parameter name -> resolution (0 = at the input), for layer-wise decay; the rest is the head.
+        label: what the progress bar calls it.
     """
 
-    steps: int = 1000
-    batch: int = 8
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.05
-    warmup: int = 50
-    clip_norm: float = 5.0
-    checkpoint_every: int = 100
-    workers: int = 0
-    precision: str = "fp32"
-    device: str = "auto"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch", "learning_rate", "checkpoint_every", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be positive")
-        if self.precision not in ("fp32", "bf16"):
-            raise UsageError(f"precision {self.precision!r} is unknown; choose fp32 or bf16")
-
-
-def make_accelerator(device: str) -> Accelerator:
-    """An accelerator on the asked-for device. Precision is the loop's own: accelerate fixes it once per process.
-
-    Raises:
-        BackendError: CUDA was asked for and there is none, or this process has already settled on another device.
-        UsageError: unknown device.
-    """
-    pick_device(device)
-    try:
-        return Accelerator(cpu=device == "cpu")
-    except ValueError as error:
-        raise BackendError(f"device {device}: this process has trained on another one; start a new process") from error
-
-
-def pick_device(device: str) -> torch.device:
-    """``auto`` is CUDA where it works, else the CPU.
-
-    Raises:
-        BackendError: CUDA was asked for and there is none.
-        UsageError: unknown device.
-    """
-    if device not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"device {device!r} is unknown; choose auto, cpu or cuda")
-    usable = torch.cuda.is_available()
-    if device == "cuda" and not usable:
-        raise BackendError("device cuda was asked for, but torch finds no usable CUDA GPU; use --device cpu")
-    return torch.device("cuda" if usable and device != "cpu" else "cpu")
+    loss: LossFunction
+    compile: Callable[[nn.Module], None] | None = None
+    begin: Callable[[int], None] | None = None
+    begin_step: Callable[[nn.Module, int], None] | None = None
+    observe: Callable[[nn.Module, int], Mapping[str, float]] | None = None
+    report: Callable[[str], object] | None = None
+    score: Callable[[Mapping[str, float]], float | None] | None = None
+    depths: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    label: str = "training"
 
 
 def train(
     model: nn.Module,
     dataset: DrawDataset,
-    loss_function: LossFunction,
+    task: Task,
     config: LoopConfig,
     run: Path,
     *,
     identity: dict[str, Any],
+    augmentation: Augmentation | None = None,
     resume: bool = False,
-    label: str = "training",
-) -> nn.Module:
-    """Train ``model`` in place and return it on the CPU.
+    allow_change: Collection[str] = (),
+) -> dict[str, Tensor]:
+    """Train ``model`` and return its final weights.
 
     Args:
-        identity: everything that defines the run; a resumed run must match it.
+        model: changed in place, and perhaps sharded; load the returned weights into a fresh one.
+        dataset: draws; its seed and crops.
+        task: loss and what goes with it.
+        run: folder of checkpoints and metrics.
+        identity: everything else that defines the run; a resumed run must match it.
+        augmentation: of batches on the device.
         resume: go on from the newest checkpoint in ``run``; start anew where there is none.
-        label: what the progress bar calls it.
+        allow_change: dotted keys of the configuration that may differ from the resumed run's.
+
+    Returns:
+        Whole weights by name on the CPU, the moving average where the configuration asks for one. On rank 0.
 
     Raises:
-        TrainingError: a loss or gradient norm is not finite; no weight has been changed by it.
-        UsageError: resuming with another configuration.
+        TrainingError: a number is not finite, or a loader process died; no weight has been changed by it.
+        UsageError: resuming with another configuration, or a batch that ranks cannot share.
+        ResourceError: out of memory with one crop at a time, or the disk is full.
+        SystemExit: a signal asked to stop; a checkpoint has been written (code 143 after SIGTERM).
     """
-    accelerator = make_accelerator(config.device)
-    optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), lr=config.learning_rate)
-    identity = json.loads(json.dumps({**identity, **dataclasses.asdict(config)}))
+    accelerator = distributed.make_accelerator(config.device)
+    if config.batch % accelerator.num_processes:
+        raise UsageError(
+            f"batch {config.batch} cannot be shared by {accelerator.num_processes} processes; use a multiple"
+        )
+    identity = json.loads(json.dumps({**identity, "loop": dataclasses.asdict(config)}))
+    if accelerator.is_main_process:
+        sweep(run)
     checkpoint = load_newest(run) if resume else None
-    first = 0
     if checkpoint is not None:
-        _same_run(run, checkpoint.state["config"], identity)
-        restore(checkpoint, model, optimizer)
-        first = checkpoint.step
-    loader = draw_loader(dataset, first * config.batch, config.steps * config.batch, config.batch, config.workers)
-    wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    wrapped.train()
-    columns = ("loss {task.fields[loss]}", "{task.fields[rate]} studies/s")
-    with Tracker(run, first) as tracker, progress_bar(*columns) as bar:
-        task = bar.add_task(label, total=config.steps, completed=first, loss="-", rate="-")
-        last = time.monotonic()
-        for step, batch in enumerate(loader, first):
-            values = _step(accelerator, wrapped, optimizer, loss_function, batch, step, config)
-            now = time.monotonic()
-            values["studies_per_second"], last = round(len(batch["voxels"]) / (now - last), 2), now
-            tracker.log(step + 1, **values)
-            bar.update(task, advance=1, loss=f"{values['loss']:.3f}", rate=f"{values['studies_per_second']:.1f}")
-            if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-                bare = accelerator.unwrap_model(wrapped)
-                save_checkpoint(run, step + 1, bare, optimizer.optimizer, identity)
-    trained: nn.Module = accelerator.unwrap_model(wrapped)
-    return trained.cpu().eval()
+        check_same_run(run, checkpoint.state["config"], identity, allow_change)
+    training = _Training(accelerator, model, dataset, task, config, augmentation, checkpoint, identity)
+    if task.begin is not None and accelerator.is_main_process:
+        task.begin(training.first)
+    with StopRequest() as stop, training.reported():
+        training.go(run, stop)
+    return training.weights()
 
 
-def _step(
-    accelerator: Accelerator,
-    model: nn.Module,
-    optimizer: Any,
-    loss_function: LossFunction,
-    batch: Batch,
-    step: int,
-    config: LoopConfig,
-) -> dict[str, float]:
-    rate = warmup_cosine(step, peak=config.learning_rate, warmup=config.warmup, total=config.steps)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        loss, values = loss_function(model, batch, step)
-    _finite(loss, "loss", batch, step)
-    optimizer.zero_grad()
-    accelerator.backward(loss)
-    norm = accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
-    _finite(norm, "gradient norm", batch, step)
-    optimizer.step()
-    return {"loss": float(loss.detach()), "learning_rate": rate, "gradient_norm": float(norm), **values}
+class _Training:
+    """A model with its optimiser and everything that a checkpoint holds."""
 
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        dataset: DrawDataset,
+        task: Task,
+        config: LoopConfig,
+        augmentation: Augmentation | None,
+        checkpoint: Checkpoint | None,
+        identity: dict[str, Any],
+    ) -> None:
+        self.accelerator, self.dataset, self.task, self.config = accelerator, dataset, task, config
+        self.augmentation, self.identity = augmentation, identity
+        self.settled: dict[str, Any] = dict(checkpoint.state["settled"]) if checkpoint else {}
+        self.first = checkpoint.step if checkpoint else 0
+        self.score: float | None = None
+        self._lay_out(model)
+        if config.precision == "bf16" and accelerator.device.type == "cpu":
+            pad_ahead(model)
+        if config.compile:
+            task.compile(model) if task.compile is not None else model.compile()
+        if config.ema and distributed.is_sharded():
+            raise UsageError("a moving average of weights (ema) needs whole parameters; use DDP instead of FSDP")
 
-def _finite(value: Tensor, name: str, batch: Batch, step: int) -> None:
-    if not torch.isfinite(value).all():
-        rows = ", ".join(str(int(row)) for row in batch["row"])
-        raise TrainingError(
-            f"step {step + 1}: the {name} is {float(value)}; no weight was changed. Manifest rows in this batch: "
-            f"{rows}. Look at those volumes, lower the learning rate, or use fp32; the last checkpoint is intact"
+        def optimizer(found: nn.Module) -> torch.optim.Optimizer:
+            groups = parameter_groups(found, config.weight_decay, config.layer_decay, task.depths)
+            return torch.optim.AdamW(groups, lr=config.learning_rate)
+
+        self.model, self.optimizer = distributed.distribute(accelerator, model, optimizer)
+        self.average = WeightAverage(self.bare, config.ema) if config.ema else None
+        if checkpoint is not None:
+            distributed.put_state(
+                self.model, self._own_optimizer, checkpoint.part("model"), checkpoint.part("optimizer")
+            )
+            if self.average is not None:
+                self.average.put(checkpoint.part("average"))
+        # As many micro-batches as the run has come to need, unless it is now told another number.
+        told = checkpoint is None or checkpoint.state["config"]["loop"]["accumulate"] != config.accumulate
+        pieces = config.accumulate if told else int(self.settled.get("pieces", config.accumulate))
+        self.stepper = Stepper(accelerator, self.model, self.optimizer, task.loss, self._finish, config, pieces)
+
+    @property
+    def bare(self) -> nn.Module:
+        """The model within whatever distributes it."""
+        model: nn.Module = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        return model
+
+    @property
+    def _own_optimizer(self) -> torch.optim.Optimizer:
+        own: torch.optim.Optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        return own
+
+    def _finish(self, items: Items) -> Items:
+        return finish_batch(items, self.accelerator.device, self.dataset.spec, self.augmentation, self.config.seed)
+
+    def _lay_out(self, model: nn.Module) -> None:
+        """Channels last or not: as it was chosen before, as the configuration says, or as measured."""
+        # Parameters that are to be sharded must be contiguous.
+        sharded = "contiguous" if distributed.is_sharded() else None
+        asked = sharded or self.settled.get("memory_format", self.config.memory_format)
+
+        def call(candidate: nn.Module) -> Tensor:
+            items = next(iter(DrawLoader(self.dataset, first_step=0, last_step=1, batch=2)))
+            return self.task.loss(candidate, self._finish(items), 0).loss
+
+        chosen = choose_memory_format(model, call, self.accelerator, asked)
+        self.settled["memory_format"] = chosen
+        model.to(self.accelerator.device)
+        model.to(memory_format=torch.channels_last_3d if chosen == "channels_last" else torch.contiguous_format)  # type: ignore[call-overload]
+
+    def _loader(self, first: int, last: int) -> DrawLoader:
+        accelerator, device = self.accelerator, self.accelerator.device
+        resident = device if device.type == "cuda" and fits_on(device, resident_bytes(self.dataset)) else None
+        return DrawLoader(
+            self.dataset,
+            first_step=first,
+            last_step=last,
+            batch=self.config.batch,
+            rank=accelerator.process_index,
+            ranks=accelerator.num_processes,
+            workers=self.config.workers,
+            timeout_seconds=self.config.loader_timeout,
+            resident_on=resident,
         )
 
+    def go(self, run: Path, stop: StopRequest) -> None:
+        """From the first step that is missing to the last, or until a signal asks to stop."""
+        config, quiet = self.config, not self.accelerator.is_main_process
+        columns = ("loss {task.fields[loss]}", "{task.fields[rate]} studies/s")
+        self.model.train()
+        with (
+            Tracker(run, self.first, config.trackers, self.identity, quiet=quiet) as tracker,
+            progress_bar(*columns, quiet=quiet) as bar,
+        ):
+            shown = bar.add_task(self.task.label, total=config.steps, completed=self.first, loss="-", rate="-")
+            if self.first == 0:
+                self._look(tracker, 0)
+            loader, last = self._loader(self.first, config.steps), time.monotonic()
+            for step, items in enumerate(loader, self.first):
+                if self.task.begin_step is not None:
+                    self.task.begin_step(self.model, step)
+                values = self._step(items, step)
+                now = time.monotonic()
+                rate, last = len(items["draw"]) * self.accelerator.num_processes / (now - last), now
+                values |= {"studies_per_second": round(rate, 2), "wait_seconds": round(loader.last_wait_seconds, 4)}
+                tracker.log(step + 1, **values)
+                bar.update(shown, advance=1, loss=f"{values['loss']:.3f}", rate=f"{rate:.1f}")
+                self._after(tracker, run, step + 1, stop)
+                last += time.monotonic() - now  # looking and saving is not training
 
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay kernels and matrices; leave biases, norms and tokens alone."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in trainable if p.squeeze().ndim > 1]
-    others = [p for p in trainable if p.squeeze().ndim <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    @contextmanager
+    def reported(self) -> Iterator[None]:
+        """Whatever ends the run early, the report says that it has ended, and the error is what one hears of."""
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError, ProstateMimError):
+                self._report("stopped")
+            raise
 
+    def _step(self, items: Items, step: int) -> dict[str, float]:
+        try:
+            values = self.stepper.step(items, step)
+        except RuntimeError as error:
+            if self.config.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                text = " ".join(str(error).split())[:200]
+                raise BackendError(f"torch.compile failed here ({text}); run without --compile") from error
+            raise
+        if self.average is not None:
+            self.average.follow(self.bare, step)
+        return values
 
-def _same_run(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    plain = {**now, "device": None, "workers": None}
-    earlier = {**before, "device": None, "workers": None}
-    changed = sorted(k for k in plain.keys() | earlier.keys() if plain.get(k) != earlier.get(k))
-    if changed:
-        what = ", ".join(f"{k} {earlier.get(k)!r} -> {plain.get(k)!r}" for k in changed)
-        raise UsageError(f"{run}: --resume with another configuration ({what}); use the same one, or a new --out")
+    def _after(self, tracker: Tracker, run: Path, done: int, stop: StopRequest) -> None:
+        """Between two steps: look, save, stop."""
+        config = self.config
+        if config.health_every and (done % config.health_every == 0 or done == config.steps):
+            self._look(tracker, done)
+        # Ranks get the signal at different moments; one that stopped alone would leave the others waiting.
+        asked = distributed.anywhere(self.accelerator, bool(stop.signal))
+        if asked or done % config.checkpoint_every == 0 or done == config.steps:
+            self._save(run, done)
+        if asked and done < config.steps:
+            if self.accelerator.is_main_process:
+                sys.stderr.write(f"asked to stop after step {done}; its checkpoint is written, go on with --resume\n")
+            raise SystemExit(stop.exit_code if stop.signal else 143)
+
+    def _look(self, tracker: Tracker, done: int) -> None:
+        if not self.config.health_every:
+            return
+        values: Mapping[str, float] = {}
+        with distributed.whole_parameters(self.model):  # every rank has a part in that, whoever looks
+            if self.task.observe is not None:
+                values = self.task.observe(self.bare, done)
+        if values:
+            tracker.log(done, **values)
+        self.score = self.task.score(values) if self.task.score is not None else None
+        self._report("running")
+
+    def _report(self, state: str) -> None:
+        if self.task.report is not None and self.accelerator.is_main_process:
+            self.task.report(state)
+
+    def _save(self, run: Path, done: int) -> None:
+        tensors = distributed.whole_state(self.model, self._own_optimizer)
+        if self.average is not None:
+            tensors |= {f"average.{name}": value for name, value in self.average.values.items()}
+        state = {"config": self.identity, "settled": {**self.settled, "pieces": self.stepper.pieces}}
+        if self.accelerator.is_main_process:
+            checkpoint = Checkpoint(done, tensors, state, self.score)
+            write_checkpoint(run, checkpoint, keep_last=self.config.keep_last, keep_best=self.config.keep_best)
+        self.score = None
+        self.accelerator.wait_for_everyone()
+
+    def weights(self) -> dict[str, Tensor]:
+        """Whole weights on the CPU; the moving average in the place of the last ones where there is one."""
+        weights = distributed.whole_weights(self.model)
+        if self.average is not None:
+            weights |= {name: value.detach().cpu().clone() for name, value in self.average.values.items()}
+        return weights

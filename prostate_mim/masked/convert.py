@@ -14,6 +14,7 @@ from prostate_mim.errors import UsageError
 from prostate_mim.masked import convolution, elementwise, norms, pooling
 from prostate_mim.masked.choice import KernelChoice
 from prostate_mim.masked.features import MaskedFeatures
+from prostate_mim.masked.over_ranks import BatchNormOverRanks
 from prostate_mim.nets.convnext import ChannelLayerNorm, GlobalResponseNorm
 
 Operator = Callable[[Any, MaskedFeatures], Any]
@@ -51,6 +52,7 @@ OPERATORS: dict[type[nn.Module], Operator] = {
     nn.AdaptiveMaxPool3d: lambda module, features: pooling.adaptive_max_pool(features, module.output_size),
     nn.BatchNorm3d: norms.batch_norm,
     nn.SyncBatchNorm: norms.batch_norm,
+    BatchNormOverRanks: norms.batch_norm,
     nn.InstanceNorm3d: norms.instance_norm,
     nn.GroupNorm: norms.group_norm,
     nn.Dropout: elementwise.dropout,

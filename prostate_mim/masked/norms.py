@@ -5,16 +5,15 @@ Samples with nothing visible contribute nothing and come out empty; a single vis
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from prostate_mim.masked.context import Level
 from prostate_mim.masked.dense_norm import normalise, over_batch, over_groups
 from prostate_mim.masked.features import DenseFeatures, MaskedFeatures, RowFeatures
-
-AnyBatchNorm = nn.BatchNorm3d | nn.SyncBatchNorm
+from prostate_mim.masked.over_ranks import AnyBatchNorm, ranks_of, sum_over_ranks
 
 
 def group_norm(module: nn.GroupNorm, features: MaskedFeatures) -> MaskedFeatures:
@@ -47,7 +46,7 @@ def batch_norm(module: AnyBatchNorm, features: MaskedFeatures) -> MaskedFeatures
     features.refuse_padding("batch_norm")
     if not module.training and module.running_mean is not None:
         return _affine_of(features, module.running_mean, module.running_var, module)
-    group = _ranks(module)
+    group = ranks_of(module)
     if isinstance(features, RowFeatures) and group is None and features.level.rows > 1:
         return features.with_values(_native_batch_norm(module, features.values))
     if isinstance(features, DenseFeatures) and group is None:
@@ -88,11 +87,11 @@ def sample_sums(rows: Tensor, level: Level) -> Tensor:
 def _batch_moments(features: MaskedFeatures, group: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and biased variance (C,), and count (), over the batch and, with a group, over its ranks."""
     values = _at_least_float32(features.values)
-    count = _sum_over_ranks(features.level.count_of_sample(values).sum(), group)
-    total = _sum_over_ranks(_total(features, values), group)
+    count = sum_over_ranks(features.level.count_of_sample(values).sum(), group)
+    total = sum_over_ranks(_total(features, values), group)
     mean = total / count.clamp(min=1)
     centred = values - (mean[:, None, None, None] if isinstance(features, DenseFeatures) else mean)
-    variance = _sum_over_ranks(_total(features, centred.square()), group) / count.clamp(min=1)
+    variance = sum_over_ranks(_total(features, centred.square()), group) / count.clamp(min=1)
     return mean, variance, count
 
 
@@ -101,35 +100,6 @@ def _total(features: MaskedFeatures, values: Tensor) -> Tensor:
     if isinstance(features, DenseFeatures):
         return torch.where(features.visible, values, 0.0).sum((0, 2, 3, 4))
     return values.sum(0)
-
-
-class _SumOverRanks(torch.autograd.Function):
-    """All-reduce whose gradient is all-reduced too: every rank's loss depends on every rank's values."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, group: Any) -> Tensor:
-        ctx.group = group
-        total = values.clone()
-        distributed.all_reduce(total, group=group)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        total = gradient.contiguous().clone()
-        distributed.all_reduce(total, group=ctx.group)
-        return total, None
-
-
-def _sum_over_ranks(values: Tensor, group: Any) -> Tensor:
-    return values if group is None else cast(Tensor, _SumOverRanks.apply(values, group))  # type: ignore[no-untyped-call]
-
-
-def _ranks(module: AnyBatchNorm) -> Any:
-    """The process group to synchronise over, None where there is nothing to."""
-    if not isinstance(module, nn.SyncBatchNorm) or not (distributed.is_available() and distributed.is_initialized()):
-        return None
-    group = module.process_group or distributed.group.WORLD
-    return group if distributed.get_world_size(group) > 1 else None
 
 
 # ------------------------------------------------------------------------------------------------ normalisation

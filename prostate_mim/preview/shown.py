@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from prostate_mim.engine.data import make_regions
 from prostate_mim.errors import UsageError
 from prostate_mim.manifest import read_manifest
 from prostate_mim.phantom import make_study
-from prostate_mim.preprocess import BoolArray, Crop, mask_on_grid, normalise, prepare_crop
+from prostate_mim.preprocess import BoolArray, Crop, mask_on_grid, prepare_crop
 from prostate_mim.spec import InputSpec
 from prostate_mim.studies import MASKS, open_study
 from prostate_mim.volume import read_volume
@@ -66,10 +65,9 @@ def manifest_shown(spec: InputSpec, path: Path, row: int, masks: Collection[str]
     if not 1 <= row <= len(manifest.rows):
         raise UsageError(f"--row is {row}, but {path} has rows 1 to {len(manifest.rows)}")
     study = open_study(manifest, manifest.rows[row - 1])
-    region = make_regions([study], spec, spec.size_zyx, masks)[0]
-    found = region.crop
-    crop = Crop(normalise(found.voxels, found.inside, spec, study.where), found.inside, found.geometry)
-    return Shown(crop, {name: region.masks.get(name) for name in MASKS}, f"row {row}")
+    crop = prepare_crop(study.volume, spec, study.centre_mm_lps)
+    found = {name: study.mask_on(crop, name) if name in masks else None for name in MASKS}
+    return Shown(crop, found, f"row {row}")
 
 
 def file_shown(spec: InputSpec, path: Path, spacing_mm_zyx: tuple[float, float, float] | None = None) -> Shown:

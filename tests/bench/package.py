@@ -43,7 +43,7 @@ def main() -> None:
     rows: list[tuple[str, float]] = [
         ("python -c pass", median_seconds(process("-c", "pass"), 9)),
         ("import prostate_mim (bar: 0.2 s)", median_seconds(process("-c", "import prostate_mim"), 9)),
-        ("prostate-mim --help (bar: 0.3 s)", median_seconds(process("-m", "prostate_mim.cli", "--help"), 9)),
+        ("prostate-mim --help (bar: 0.3 s)", median_seconds(process("-m", "prostate_mim", "--help"), 9)),
     ]
     encoder = PreMIM.from_pretrained("resenc-s.mim-t2w")
     study = make_study(0, 0)

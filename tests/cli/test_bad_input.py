@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -146,31 +147,35 @@ def test_full_disk_leaves_nothing_behind(cohort: Path, tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
 
     command = [
-        sys.executable, "-m", "prostate_mim.cli", "pretrain", "--manifest", str(cohort.parent / "studies.csv"), "--out",
+        sys.executable, "-m", "prostate_mim", "pretrain", "--manifest", str(cohort.parent / "studies.csv"), "--out",
         str(tmp_path / "run"), "--steps", "2", "--batch", "1", "--size", "8 32 32", "--mask-ratio", "0.5",
-        "--device", "cpu",
+        "--device", "cpu", "--health-every", "0", "--set", "region_zyx=[8, 48, 48]",
     ]  # fmt: skip
     done = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True)
     assert done.returncode == 7, done.stderr
     assert "no space left" in done.stderr.splitlines()[-1]
     left = sorted(path.name for path in (tmp_path / "run").iterdir())
-    assert left == ["metrics.jsonl", "tensorboard"]
+    assert left == ["config.toml", "metrics.jsonl", "run.json", "tensorboard"]
 
 
-def test_interrupt_says_how_to_go_on(cohort: Path, tmp_path: Path) -> None:
-    """Ctrl-C during training is one line and exit code 130, and --resume goes on."""
+def test_interrupt_says_how_to_go_on(run, cohort: Path, tmp_path: Path) -> None:
+    """Ctrl-C during training is one line and exit code 130, and --resume goes on, with what it may change."""
     arguments = [
         "pretrain", "--manifest", str(cohort.parent / "studies.csv"), "--out", str(tmp_path / "run"), "--steps", "400",
         "--batch", "1", "--size", "8 32 32", "--mask-ratio", "0.5", "--device", "cpu", "--checkpoint-every", "1",
+        "--health-every", "0", "--set", "region_zyx=[8, 48, 48]",
     ]  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, "-m", "prostate_mim.cli", *arguments], stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-m", "prostate_mim", *arguments], stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not list((tmp_path / "run").glob("checkpoint-*")):
-        pass
+        time.sleep(0.02)  # leave the processor to the training
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "--resume" in err.splitlines()[-1]
     assert "Traceback" not in err
     assert not list((tmp_path / "run").glob(".*tmp*"))
+    last = max(int(path.name.split("-")[1].split(".")[0]) for path in (tmp_path / "run").glob("checkpoint-*"))
+    again = (*arguments, "--resume", "--steps", last + 1, "--set", "loop.warmup=40")
+    refused(run(*again), 2, "loop.steps 400 -> ", "--allow-change")
+    assert run(*again, "--allow-change", "loop.steps").code == 0
+    assert (tmp_path / "run" / "release").exists()

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from prostate_mim.encoder import PreMIM
 from prostate_mim.engine.checkpoint import find_checkpoints
-from prostate_mim.engine.loop import LoopConfig
+from prostate_mim.engine.settings import LoopConfig
 from prostate_mim.errors import UsageError, VolumeError
 from prostate_mim.hub import resolve
 from prostate_mim.mim import METHODS, Method
@@ -29,7 +29,7 @@ from prostate_mim.volume import Geometry
 
 STEPS = 2
 SPEC = InputSpec(size_zyx=(8, 32, 32))
-LOOP = LoopConfig(steps=STEPS, batch=2, warmup=1, checkpoint_every=1, device="cpu", seed=5)
+LOOP = LoopConfig(steps=STEPS, batch=2, warmup=1, checkpoint_every=1, device="cpu", seed=5, trackers=())
 HALF = {"ratio": "0.5"}
 
 
@@ -186,8 +186,8 @@ def test_resume_with_another_method_is_refused(phantoms: Path, tmp_path: Path) -
     for path in find_checkpoints(run)[:1]:
         path.unlink()
     changes = {
-        "'decoder': 'unet'": replace(given, method=vary("spark", **HALF)),
-        "'strategy': 'column'": replace(given, method=vary("topdown", strategy="column", **HALF)),
+        "method.decoder 'topdown' -> 'unet'": replace(given, method=vary("spark", **HALF)),
+        "method.strategy 'random' -> 'column'": replace(given, method=vary("topdown", strategy="column", **HALF)),
         "block_mm_zyx": replace(given, block_mm_zyx=(math.inf, 8.0, 8.0)),
     }
     for words, changed in changes.items():
@@ -209,8 +209,7 @@ def test_resumed_teacher_is_the_same(phantoms: Path, tmp_path: Path) -> None:
     one, two = (load_file(find_checkpoints(folder)[0]) for folder in (straight, halved))
     assert any(key.startswith("model.teacher.") for key in one)
     assert one.keys() == two.keys()
-    # The loader draws a number that nobody uses from torch's generator whenever it is made.
-    assert [key for key in one if not torch.equal(one[key], two[key])] in ([], ["random.torch"])
+    assert [key for key in one if not torch.equal(one[key], two[key])] == []
     before = load_file(older)  # negative control: the step in between did move the teacher
     assert any(not torch.equal(one[key], before[key]) for key in one if key.startswith("model.teacher."))
 
@@ -236,6 +235,33 @@ def test_wrong_parts_are_refused_before_reading(tmp_path: Path) -> None:
         pretrain(broken, tmp_path / "run", config(vary("fcmae", **HALF)))
 
 
+def test_a_damaged_study_is_named(phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Row 2 is no volume: exit code 9 before any training; with skip_bad the rest is trained on, and that is said."""
+    header, *rows = (phantoms.parent / "studies.csv").read_text().splitlines()
+    place = header.split(",").index("t2w")
+    volume = Path(rows[1].split(",")[place])
+    damaged = volume.with_name(f"damaged-{volume.name}")
+    (phantoms.parent / damaged).write_bytes((phantoms.parent / volume).read_bytes()[:1000])
+    rows[1] = ",".join(str(damaged) if k == place else value for k, value in enumerate(rows[1].split(",")))
+    listed = phantoms.parent / "damaged.csv"
+    listed.write_text("\n".join([header, *rows]) + "\n")
+    given = config(vary("fcmae", **HALF))
+    with pytest.raises(VolumeError, match="row 2") as caught:
+        pretrain(listed, tmp_path / "run", given)
+    assert caught.value.exit_code == 9
+    assert "\n" not in str(caught.value)
+    assert damaged.name not in str(caught.value)
+    assert not find_checkpoints(tmp_path / "run")
+    capsys.readouterr()
+    pretrain(listed, tmp_path / "rest", given, skip_bad=True)
+    said = capsys.readouterr().err
+    assert "warning: row 2 is left out" in said
+    assert damaged.name not in said
+    record = json.loads((tmp_path / "rest" / "run.json").read_text())
+    assert record["counts"] == {"studies": 3, "left_out": 1}
+    assert details(tmp_path / "rest")["training"]["studies"] == 3
+
+
 @pytest.mark.parametrize("strategy", ["lesion", "mixture:random=1,lesion=1"])
 def test_masks_that_no_study_has_are_refused(strategy: str, phantoms: Path, tmp_path: Path) -> None:
     """Instead of training with random blocks under another name; one row with a mask is enough."""
@@ -248,6 +274,28 @@ def test_masks_that_no_study_has_are_refused(strategy: str, phantoms: Path, tmp_
     mixed = phantoms.parent / f"mixed-{len(strategy)}.csv"
     mixed.write_text("\n".join([header, rows[0], *bare[:1]]) + "\n")
     assert PreMIM.from_pretrained(pretrain(mixed, tmp_path / "run", wanted))  # negative control
+
+
+def test_a_whole_run_repeats(phantoms: Path, tmp_path: Path) -> None:
+    """From the same files with the same seed: the same release, bit for bit; another seed is another run."""
+    given = config(vary("fcmae", **HALF))
+    other = replace(given, loop=replace(LOOP, seed=6))
+    found = [
+        pretrain(phantoms.parent / "studies.csv", tmp_path / str(k), c) for k, c in enumerate((given, given, other))
+    ]
+    one, two, three = (load_file(release / "model.safetensors") for release in found)
+    assert all(torch.equal(value, two[key]) for key, value in one.items())
+    assert not any(torch.equal(value, three[key]) for key, value in one.items() if value.ndim == 5)
+
+
+def test_the_average_is_published(phantoms: Path, tmp_path: Path) -> None:
+    """With ema, the release holds the average of the weights, and not the last ones."""
+    run = tmp_path / "run"
+    pretrain(phantoms.parent / "studies.csv", run, replace(config(vary("fcmae", **HALF)), loop=replace(LOOP, ema=0.9)))
+    kept, made = load_file(find_checkpoints(run)[0]), load_file(run / "release" / "model.safetensors")
+    kernels = [key for key, value in made.items() if value.ndim == 5]
+    assert all(torch.equal(made[key], kept[f"average.encoding.encoder.{key}"]) for key in kernels)
+    assert not any(torch.equal(made[key], kept[f"model.encoding.encoder.{key}"]) for key in kernels)
 
 
 def test_old_releases_still_reconstruct() -> None:

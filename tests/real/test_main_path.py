@@ -10,7 +10,7 @@ import pytest
 from make_manifests import write_all
 
 from prostate_mim import LesionClassifier, OnnxClassifier, PreMIM, finetune, pretrain, read_volume
-from prostate_mim.engine.loop import LoopConfig
+from prostate_mim.engine.settings import LoopConfig
 from prostate_mim.finetuning import FinetuneConfig
 from prostate_mim.pretraining import PretrainConfig
 from prostate_mim.spec import InputSpec

@@ -1,0 +1,55 @@
+"""The command line: one Typer app. Commands import what they need when they run, so that ``--help`` is instant."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from prostate_mim._version import __version__
+from prostate_mim.cli import data, inference, models, pictures, training
+from prostate_mim.console import run_app
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="prostate-mim",
+    help="Pretrained 3D CNN encoders for axial T2w prostate MRI. Research software, not a medical device.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"prostate-mim {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Pretrained 3D CNN encoders for axial T2w prostate MRI. Research software, not a medical device."""
+
+
+# Every command, in the order of --help.
+app.command("list")(models.list_command)
+app.command("info")(models.info)
+app.command("phantom")(data.phantom)
+app.command("pretrain")(training.pretrain_command)
+app.command("report")(training.report)
+app.command("finetune")(training.finetune_command)
+app.command("predict")(inference.predict)
+app.command("embed")(inference.embed)
+app.command("mask-preview")(pictures.mask_preview)
+app.command("export")(models.export)
+app.command("verify")(models.verify)
+app.command("demo")(pictures.demo)
+app.add_typer(data.app, name="data")
+
+
+def main() -> None:
+    """Entry point."""
+    run_app(app)

@@ -1,0 +1,119 @@
+"""Options of the commands, each written once.
+
+Options that set a value of a configuration are None when they are not given: the default is the configuration's, and
+``show_default`` only repeats it in the help text (a test compares the two).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+DEFAULT_MODEL = "resenc-s.mim-t2w"
+
+# ------------------------------------------------------------------------------------------ of several commands
+Json = Annotated[bool, Option("--json", help="Print JSON on stdout; progress stays on stderr.")]
+Out = Annotated[Path, Option("--out", help="Folder for everything the run writes.")]
+Seed = Annotated[int, Option(help="Seed of everything random.")]
+Resume = Annotated[bool, Option("--resume", help="Go on where an interrupted run stopped.")]
+Model = Annotated[str, Option("--model", help="Bundled name, release or run folder, or org/name@revision.")]
+NamedModel = Annotated[str, Argument(help="As --model elsewhere; the bundled encoder if left out.")]
+Store = Annotated[Path | None, Option("--store", help="Folder of prepared studies ('data prepare'); else in memory.")]
+SkipBad = Annotated[bool, Option("--skip-bad", help="Go on without unusable studies; they are reported.")]
+Spacing = Annotated[str, Option(help="Of a bare array, mm, 'z y x'.")]
+StudyFile = Annotated[Path | None, Argument(help="A study file or DICOM folder.")]
+Rows = Annotated[Path | None, Option("--manifest", help="CSV of studies or lesions.")]
+
+# ------------------------------------------------------------------------------------- of pretrain and finetune
+Batch = Annotated[int | None, Option(min=1, help="Crops per optimiser step.", show_default="8")]
+Accumulate = Annotated[int | None, Option(min=1, help="Micro-batches a step's crops come in.", show_default="1")]
+Precision = Annotated[str | None, Option(help="fp32 or bf16.", show_default="fp32")]
+Ema = Annotated[
+    float | None, Option(help="Momentum of the average of weights that is published; 0 is none.", show_default="0.0")
+]
+LoaderWorkers = Annotated[int | None, Option("--workers", min=0, help="Loader processes.", show_default="0")]
+LoaderTimeout = Annotated[
+    float | None, Option(help="Seconds to wait for a loader process before the run stops.", show_default="120.0")
+]
+Device = Annotated[str | None, Option(help="auto, cpu or cuda (cuda fails where there is none).", show_default="auto")]
+RunSeed = Annotated[int | None, Option("--seed", help="Seed of everything random.", show_default="0")]
+Trackers = Annotated[
+    list[str] | None,
+    Option("--tracker", help="tensorboard, mlflow, wandb or none; repeatable.", show_default="tensorboard"),
+]
+RunConfig = Annotated[
+    Path | None, Option("--config", help="TOML file of the run; options given beside it take precedence.")
+]
+Settings = Annotated[
+    list[str] | None, Option("--set", help="Any other value of the configuration: loop.clip_norm=1.0; repeatable.")
+]
+
+# ------------------------------------------------------------------------------------------------- of pretrain
+Studies = Annotated[Path, Option("--manifest", help="CSV of studies.")]
+Architecture = Annotated[str | None, Option(help="Encoder to train.", show_default="resenc-s")]
+Name = Annotated[str | None, Option(help="Name of the release.", show_default="resenc-s.mim")]
+Steps = Annotated[int | None, Option(min=1, help="Optimiser steps in all.", show_default="1000")]
+LearningRate = Annotated[float | None, Option(help="Peak of the schedule.", show_default="0.003")]
+MethodName = Annotated[
+    str | None,
+    Option(
+        "--method",
+        help="fcmae, spark, topdown, zerofill, simmim, a2mim or genesis; replaces the whole section of --config.",
+        show_default="fcmae",
+    ),
+]
+_OWN = "the method's"
+Strategy = Annotated[str | None, Option(help="What is hidden: random, column, ...", show_default=_OWN)]
+MaskRatio = Annotated[str | None, Option(help="Share hidden: 0.6, 0.5..0.9 or 0.6|0.75.", show_default=_OWN)]
+Target = Annotated[str | None, Option(help="What is reconstructed: block, voxels, hog, ...", show_default=_OWN)]
+Decoder = Annotated[str | None, Option(help="light, topdown, unet or linear.", show_default=_OWN)]
+Loss = Annotated[str | None, Option(help="l2, l1, ssim or focal_frequency.", show_default=_OWN)]
+BlockMm = Annotated[
+    str | None, Option(help="Hidden block, mm, 'z y x'; inf is the whole crop.", show_default="12.0 8.0 8.0")
+]
+Size = Annotated[str | None, Option(help="Crop, voxels, 'z y x'.", show_default="16 96 96")]
+MasksPerCrop = Annotated[
+    int | None, Option(min=1, help="How often each loaded crop is used, hidden anew.", show_default="1")
+]
+CheckpointEvery = Annotated[int | None, Option(min=1, help="Steps between checkpoints.", show_default="100")]
+KeepLast = Annotated[int | None, Option(min=1, help="Newest checkpoints to keep.", show_default="2")]
+Compiled = Annotated[
+    bool | None, Option("--compile/--no-compile", help="Compile the network with torch.compile.", show_default="off")
+]
+HealthEvery = Annotated[
+    int | None, Option(min=0, help="Steps between looks at what is learnt; 0 is off.", show_default="100")
+]
+Watch = Annotated[
+    str | None, Option(help="Labelled manifest that the frozen encoder is probed on meanwhile.", show_default="none")
+]
+AllowChange = Annotated[
+    list[str] | None,
+    Option("--allow-change", help="Key of the configuration that --resume may change: loop.steps; repeatable."),
+]
+
+# ------------------------------------------------------------------------------------------------- of finetune
+Lesions = Annotated[Path, Option("--manifest", help="CSV of lesions with labels.")]
+Mode = Annotated[str | None, Option(help="linear (frozen encoder) or full.", show_default="linear")]
+Folds = Annotated[int | None, Option(min=2, help="Patient-grouped folds.", show_default="5")]
+Epochs = Annotated[int | None, Option(min=1, help="Passes over the lesions in mode full.", show_default="10")]
+FullLearningRate = Annotated[
+    float | None, Option("--learning-rate", help="Peak of the schedule in mode full.", show_default="0.0002")
+]
+LayerDecay = Annotated[
+    float | None,
+    Option(help="Factor on the learning rate for each resolution further from the head.", show_default="1.0"),
+]
+ClassifierSize = Annotated[str | None, Option("--size", help="Crop, voxels, 'z y x'.", show_default="the encoder's")]
+ClassifierName = Annotated[
+    str | None, Option("--name", help="Name of the release.", show_default="the encoder's with .classifier")
+]
+
+# ----------------------------------------------------------------------------------------- of predict and embed
+Engine = Annotated[str, Option(help="ray: many processes on one or more machines, parquet out; else one process.")]
+ArchiveWorkers = Annotated[int | None, Option("--workers", min=1, help="With --engine ray: processes.")]
+ShardRows = Annotated[int | None, Option(min=1, help="With --engine ray: rows a parquet file.")]
+Attempts = Annotated[
+    int | None, Option(min=1, help="With --engine ray: workers a row may kill before it is a failure.")
+]

@@ -1,0 +1,159 @@
+"""From options to configurations: which option sets which key, and which of two sources wins.
+
+A configuration is made from its own defaults, then a TOML file, then the options that were given. Options left out are
+None, so that every default stands in one place: the configuration's dataclass.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from prostate_mim.console import numbers, whole_numbers
+from prostate_mim.errors import UsageError
+
+if TYPE_CHECKING:
+    from prostate_mim.finetuning import FinetuneConfig
+    from prostate_mim.pretraining import PretrainConfig
+
+Config = TypeVar("Config")
+COMMAND_LINE = "the command line"
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _trackers(names: list[str]) -> list[str]:
+    if "none" in names and len(set(names)) > 1:
+        raise UsageError(f"--tracker none stands alone, found {', '.join(names)}; leave out one or the other")
+    return [name for name in dict.fromkeys(names) if name != "none"]
+
+
+def _method(name: str) -> dict[str, Any]:
+    from prostate_mim.mim.methods import find_method
+
+    return find_method(name).to_dict()
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What an option sets.
+
+    Attributes:
+        key: dotted key of the configuration.
+        read: from the option's value to the key's plain value.
+    """
+
+    key: str
+    read: Callable[[Any], Any] = _same
+
+
+# Parameter of the command -> what it sets. A section stands before the keys within it.
+_LOOP = {
+    "batch": Sets("loop.batch"),
+    "learning_rate": Sets("loop.learning_rate"),
+    "accumulate": Sets("loop.accumulate"),
+    "precision": Sets("loop.precision"),
+    "ema": Sets("loop.ema"),
+    "workers": Sets("loop.workers"),
+    "loader_timeout": Sets("loop.loader_timeout"),
+    "device": Sets("loop.device"),
+    "seed": Sets("loop.seed"),
+    "trackers": Sets("loop.trackers", _trackers),
+}
+PRETRAIN = {
+    "architecture": Sets("architecture"),
+    "name": Sets("name"),
+    "method": Sets("method", _method),
+    "strategy": Sets("method.strategy"),
+    "mask_ratio": Sets("method.ratio"),
+    "target": Sets("method.target"),
+    "decoder": Sets("method.decoder"),
+    "loss": Sets("method.losses", lambda name: [[name, 1.0]]),
+    "block_mm": Sets("block_mm_zyx", lambda text: numbers(text, "--block-mm")),
+    "size": Sets("spec.size_zyx", lambda text: whole_numbers(text, "--size")),
+    "masks_per_crop": Sets("masks_per_crop"),
+    "watch": Sets("watch"),
+    "steps": Sets("loop.steps"),
+    "checkpoint_every": Sets("loop.checkpoint_every"),
+    "keep_last": Sets("loop.keep_last"),
+    "compiled": Sets("loop.compile"),
+    "health_every": Sets("loop.health_every"),
+    **_LOOP,
+}
+FINETUNE = {
+    "mode": Sets("mode"),
+    "folds": Sets("folds"),
+    "epochs": Sets("epochs"),
+    "name": Sets("name"),
+    "layer_decay": Sets("loop.layer_decay"),
+    **_LOOP,
+}
+
+
+def changes(given: Mapping[str, Any], table: Mapping[str, Sets], settings: Sequence[str] = ()) -> dict[str, Any]:
+    """Dotted key -> plain value of every option that was given; ``--set`` comes last.
+
+    Args:
+        given: a command's parameters; None, an empty text and an empty list mean "not given".
+        table: which parameter sets what.
+        settings: the texts of ``--set``.
+    """
+    asked = {name: given.get(name) for name in table}
+    made = {table[name].key: table[name].read(value) for name, value in asked.items() if value not in (None, "", [])}
+    return made | dict(map(_setting, settings))
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """``loop.clip_norm=1.0`` -> its key and TOML value; a value that is not TOML is text, so words need no quotes."""
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise UsageError(f"--set {text!r} is not KEY=VALUE, e.g. --set loop.clip_norm=1.0")
+    try:
+        read = tomllib.loads(f"value = {value}")
+    except (ValueError, RecursionError):
+        return key, value
+    return key, read["value"] if set(read) == {"value"} else value
+
+
+def pretrain_config(given: Mapping[str, Any]) -> PretrainConfig:
+    """The configuration of ``pretrain`` from its parameters (``config`` and ``settings`` among them).
+
+    Raises:
+        UsageError, NotFoundError: the file, or an option; each is named as what it is.
+    """
+    from prostate_mim.config import check_key, config_from_dict, overlay, read_values
+    from prostate_mim.pretraining import PretrainConfig
+
+    file: Path | None = given["config"]
+    values: dict[str, Any] = {} if file is None else read_values(file)
+    if file is not None:  # by itself first, so that its mistakes are not taken for those of an option
+        config_from_dict(_warmed(values, PretrainConfig().loop.steps), PretrainConfig, str(file))
+    asked = changes(given, PRETRAIN, given["settings"] or ())
+    for key in (*asked, *(given["allow_change"] or ())):
+        check_key(key, PretrainConfig, COMMAND_LINE)
+    values = overlay(values, asked)
+    return config_from_dict(_warmed(values, PretrainConfig().loop.steps), PretrainConfig, COMMAND_LINE)
+
+
+def _warmed(values: dict[str, Any], steps: int) -> dict[str, Any]:
+    """With a warm-up of 10 % of the steps, at most 50, where none is given: short runs have short warm-ups."""
+    from prostate_mim.config import overlay
+
+    loop = values.get("loop", {})
+    if not isinstance(loop, Mapping) or "warmup" in loop:
+        return values
+    steps = loop.get("steps", steps)
+    return overlay(values, {"loop.warmup": min(50, max(1, steps // 10))}) if type(steps) is int else values
+
+
+def finetune_config(given: Mapping[str, Any]) -> FinetuneConfig:
+    """The configuration of ``finetune`` from its parameters."""
+    from prostate_mim.config import config_from_dict, overlay
+    from prostate_mim.finetuning import FinetuneConfig
+
+    return config_from_dict(overlay({}, changes(given, FINETUNE)), FinetuneConfig, COMMAND_LINE)

@@ -1,0 +1,117 @@
+"""Commands that train, and what they leave: pretrain, finetune, report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prostate_mim.cli import options as o
+from prostate_mim.console import show, whole_numbers
+from prostate_mim.errors import NotFoundError
+
+
+def pretrain_command(
+    manifest: o.Studies,
+    out: o.Out,
+    config: o.RunConfig = None,
+    store: o.Store = None,
+    skip_bad: o.SkipBad = False,
+    architecture: o.Architecture = None,
+    name: o.Name = None,
+    steps: o.Steps = None,
+    batch: o.Batch = None,
+    accumulate: o.Accumulate = None,
+    learning_rate: o.LearningRate = None,
+    method: o.MethodName = None,
+    strategy: o.Strategy = None,
+    mask_ratio: o.MaskRatio = None,
+    target: o.Target = None,
+    decoder: o.Decoder = None,
+    loss: o.Loss = None,
+    block_mm: o.BlockMm = None,
+    size: o.Size = None,
+    masks_per_crop: o.MasksPerCrop = None,
+    ema: o.Ema = None,
+    compiled: o.Compiled = None,
+    precision: o.Precision = None,
+    workers: o.LoaderWorkers = None,
+    loader_timeout: o.LoaderTimeout = None,
+    device: o.Device = None,
+    seed: o.RunSeed = None,
+    checkpoint_every: o.CheckpointEvery = None,
+    keep_last: o.KeepLast = None,
+    health_every: o.HealthEvery = None,
+    watch: o.Watch = None,
+    trackers: o.Trackers = None,
+    settings: o.Settings = None,
+    resume: o.Resume = False,
+    allow_change: o.AllowChange = None,
+    as_json: o.Json = False,
+) -> None:
+    """Pretrain an encoder by masked image modelling."""
+    given = dict(locals())  # first of all: only the parameters, which settings.PRETRAIN knows by name
+    from prostate_mim.cli.settings import pretrain_config
+    from prostate_mim.pretraining import pretrain
+
+    resolved = pretrain_config(given)
+    allowed = frozenset(allow_change or ())
+    release = pretrain(manifest, out, resolved, resume=resume, store=store, skip_bad=skip_bad, allow_change=allowed)
+    show({"release": str(release)}, as_json)
+
+
+def finetune_command(
+    manifest: o.Lesions,
+    out: o.Out,
+    store: o.Store = None,
+    model: o.Model = o.DEFAULT_MODEL,
+    mode: o.Mode = None,
+    folds: o.Folds = None,
+    epochs: o.Epochs = None,
+    batch: o.Batch = None,
+    accumulate: o.Accumulate = None,
+    learning_rate: o.FullLearningRate = None,
+    layer_decay: o.LayerDecay = None,
+    ema: o.Ema = None,
+    size: o.ClassifierSize = None,
+    name: o.ClassifierName = None,
+    precision: o.Precision = None,
+    workers: o.LoaderWorkers = None,
+    loader_timeout: o.LoaderTimeout = None,
+    device: o.Device = None,
+    seed: o.RunSeed = None,
+    trackers: o.Trackers = None,
+    resume: o.Resume = False,
+    as_json: o.Json = False,
+) -> None:
+    """Cross-validate a lesion classifier over patients, then train it on everything."""
+    given = dict(locals())  # as in pretrain_command
+    from prostate_mim.classifier import LesionClassifier
+    from prostate_mim.cli.settings import finetune_config
+    from prostate_mim.encoder import PreMIM
+    from prostate_mim.finetuning import finetune
+
+    config = finetune_config(given)
+    encoder = PreMIM.from_pretrained(model)
+    spec = encoder.spec.with_size(whole_numbers(size, "--size")) if size else encoder.spec
+    run = finetune(LesionClassifier(encoder, spec), manifest, out, config, resume=resume, store=store)
+    if as_json:
+        show(json.loads((out / "results.json").read_text()) | {"release": str(run.release)}, True)
+        return
+    for number, fold in enumerate(run.folds):
+        typer.echo(f"fold {number}: AUROC {fold}")
+    typer.echo(f"all folds together: AUROC {run.pooled}")
+    typer.echo(f"release: {run.release}")
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a pretraining run, finished or not.")], as_json: o.Json = False
+) -> None:
+    """Write RUN/report.html anew from what the run has written: curves, pictures, configuration, hardware."""
+    from prostate_mim.health.report import write_report
+
+    if not (run / "metrics.jsonl").exists():
+        raise NotFoundError(f"{run}: no run is here (no metrics.jsonl); give the --out folder of a pretraining")
+    show({"report": str(write_report(run))}, as_json)

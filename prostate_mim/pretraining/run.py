@@ -1,0 +1,158 @@
+"""The verb: studies -> training -> release folder, with everything written down beside it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prostate_mim.config import config_to_dict, write_config
+from prostate_mim.encoder import PreMIM
+from prostate_mim.engine.data import DrawDataset
+from prostate_mim.engine.distributed import launched_rank, launched_ranks, pick_device, synchronise_norms
+from prostate_mim.engine.loop import Task, train
+from prostate_mim.engine.records import begin_record, finish_record
+from prostate_mim.engine.runs import prepare_rows, prepare_run, region_of
+from prostate_mim.engine.seeding import derive_seed
+from prostate_mim.errors import UsageError
+from prostate_mim.files import sha256_of
+from prostate_mim.health.report import write_report
+from prostate_mim.hub.release import WEIGHTS
+from prostate_mim.manifest import Manifest, read_manifest
+from prostate_mim.mim import BlockGrid, MaskedImageModel
+from prostate_mim.nets import build_encoder
+from prostate_mim.pretraining.config import PretrainConfig
+from prostate_mim.pretraining.task import MimTask
+from prostate_mim.pretraining.watching import score, watch_run
+from prostate_mim.spec import InputSpec
+from prostate_mim.store import PreparedManifest
+
+
+def pretrain(
+    manifest: str | Path,
+    out: str | Path,
+    config: PretrainConfig | None = None,
+    *,
+    resume: bool = False,
+    store: str | Path | None = None,
+    skip_bad: bool = False,
+    allow_change: Collection[str] = (),
+) -> Path:
+    """Pretrain an encoder by masked image modelling.
+
+    Args:
+        manifest: CSV of studies.
+        out: run folder: ``config.toml``, ``run.json``, ``metrics.jsonl``, trackers' files, checkpoints,
+            ``report.html``, and ``release/`` at the end.
+        config: defaults if None.
+        resume: go on from the newest checkpoint in ``out``.
+        store: folder of prepared studies (``prostate-mim data prepare``); what it lacks is prepared and kept there.
+            None keeps them in memory. The numbers are the same.
+        skip_bad: leave out studies that cannot be used instead of refusing the manifest.
+        allow_change: dotted keys of the configuration in which a resumed run may differ.
+
+    Returns:
+        The release folder.
+
+    Raises:
+        ManifestError, VolumeError, NotFoundError: the data; found before training begins.
+        UsageError: the configuration, no row has the masks its strategy looks at, or ``out`` cannot be written or
+            holds a finished run.
+        TrainingError, ResourceError: see ``engine.loop.train``.
+    """
+    config = config or PretrainConfig()
+    pick_device(config.loop.device)  # refuse it before an hour of reading
+    listed = read_manifest(manifest)
+    model = make_model(config)
+    if launched_rank() == 0:  # sizes are rounded to the encoder's stride: say to what
+        sys.stderr.write(f"{model.grid.describe(config.spec.spacing_mm_zyx, config.block_mm_zyx)}\n")
+    _check_masks(model, listed)
+    run, kept = prepare_run(out, resume), None if store is None else Path(store)
+    region = config.spec.with_size(config.region_zyx)
+    prepared = prepare_rows(listed, region, store=kept, workers=config.loop.workers, skip_bad=skip_bad)
+    dataset = DrawDataset([region_of(one) for one in prepared.rows], config.spec, config.jitter_zyx, config.loop.seed)
+    mim = MimTask(config.loop.seed, config.loop.steps, config.masks_per_crop)
+    observe = watch_run(prepared.rows, config, run, store=kept, workers=config.loop.workers)
+    task = Task(
+        mim.loss, mim.compile, partial(_begin, run, config, prepared), mim.begin_step, observe, partial(_report, run),
+        score, label="pretraining",
+    )  # fmt: skip
+    weights = train(
+        model, dataset, task, config.loop, run, identity=_identity(config, prepared.fingerprint),
+        augmentation=config.augmentation, resume=resume, allow_change=allow_change,
+    )  # fmt: skip
+    if launched_rank() == 0:
+        _publish(weights, config, len(prepared.rows), run)
+    return run / "release"
+
+
+def make_model(config: PretrainConfig) -> MaskedImageModel:
+    """The untrained model of a configuration: the same weights for the same seed.
+
+    Raises:
+        UsageError: crop and strides do not divide each other (names both), the ratio hides nothing or everything, or
+            the parts of the method do not go together.
+    """
+    torch.manual_seed(derive_seed(config.loop.seed, "weights"))
+    encoder = synchronise_norms(build_encoder(config.architecture))
+    spec = config.spec
+    grid = BlockGrid.from_mm(config.block_mm_zyx, spec.spacing_mm_zyx, spec.size_zyx, encoder.total_stride_zyx)
+    path = "dense" if config.loop.compile else "auto"  # rows differ in number from step to step: nothing to compile
+    return MaskedImageModel(encoder, grid, config.method, spec.spacing_mm_zyx, path)
+
+
+def _check_masks(model: MaskedImageModel, manifest: Manifest) -> None:
+    """A strategy without a mask in any study would be another strategy throughout."""
+    for name in sorted(model.strategy.needs & {"gland", "lesion"}):
+        if all(getattr(row, f"{name}_mask") is None for row in manifest.rows):
+            raise UsageError(
+                f"strategy {model.method.strategy!r} looks at {name} masks, but no row of the manifest has a "
+                f"{name}_mask; add them, or choose another strategy"
+            )
+
+
+def _identity(config: PretrainConfig, data: str) -> dict[str, Any]:
+    """What a resumed run must have in common with the one before; the loop adds its own part."""
+    values = config_to_dict(config)
+    for name in ("loop", "health", "watch"):  # how one looks changes nothing
+        values.pop(name, None)
+    return {"task": "pretrain", "data": data, **values}
+
+
+def _begin(run: Path, config: PretrainConfig, prepared: PreparedManifest, step: int) -> None:
+    """Write down what runs, on what, with which configuration."""
+    write_config(run / "config.toml", config)
+    counts = {"studies": len(prepared.rows), "left_out": len(prepared.failures)}
+    values = {"task": "pretrain", "step": step, "ranks": launched_ranks(), "seed": config.loop.seed}
+    begin_record(run, {**values, "data_fingerprint": prepared.fingerprint, "counts": counts})
+
+
+def _report(run: Path, state: str) -> None:
+    write_report(run, state=state)
+
+
+def _publish(weights: dict[str, Tensor], config: PretrainConfig, studies: int, run: Path) -> None:
+    mim = make_model(config)
+    mim.load_state_dict(weights, strict=True)
+    details: dict[str, Any] = {"training": {**config_to_dict(config), "studies": studies}}
+    details["training"].pop("watch", None)  # a path
+    details["mim"] = mim_details(mim, config.spec)
+    model = PreMIM(config.architecture, config.spec, name=config.name, details=details)
+    model.encoder.load_state_dict(mim.encoder.state_dict(), strict=True)
+    release = model.eval().save_pretrained(run / "release", decoder=mim.reconstructor())
+    finish_record(run, step=config.loop.steps, weights_sha256=sha256_of(release / WEIGHTS))
+    write_report(run)
+
+
+def mim_details(model: MaskedImageModel, spec: InputSpec) -> dict[str, Any]:
+    """What a reader needs to reconstruct with a release: method and block size as used, in plain values."""
+    return {
+        "method": model.method.to_dict(),
+        "block_mm_zyx": list(model.grid.block_mm_zyx(spec.spacing_mm_zyx)),
+        "self_supervised": model.strategy.self_supervised,
+    }

@@ -1,0 +1,79 @@
+"""Masked image modelling as the training loop sees it: a loss of a batch, and a teacher that follows."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from torch import Tensor, nn
+
+from prostate_mim.engine.seeding import torch_generator
+from prostate_mim.engine.step import Batch, LossFunction, StepLoss
+from prostate_mim.mim import MaskedImageModel, MimBatch, MimOutput, hide
+
+
+def unwrapped(model: nn.Module) -> MaskedImageModel:
+    """The model within whatever distributes it."""
+    bare = getattr(model, "module", model)
+    if not isinstance(bare, MaskedImageModel):  # pragma: no cover - train wraps what it was given
+        raise TypeError(type(bare))
+    return bare
+
+
+class MimTask:
+    """Hides, encodes, decodes and scores batches.
+
+    Args:
+        seed: of the run; hidden blocks derive from it and the draw's number.
+        steps: of the run, for strategies that change with its progress.
+        masks_per_crop: how often each crop is hidden in another way.
+    """
+
+    def __init__(self, seed: int, steps: int, masks_per_crop: int = 1) -> None:
+        self.seed, self.steps, self.masks_per_crop = seed, steps, masks_per_crop
+
+    def compile(self, model: nn.Module) -> None:
+        """The encoder alone: decoding and scoring pick out what is hidden, each time another number of cells."""
+        unwrapped(model).encoding.compile()
+
+    def begin_step(self, model: nn.Module, step: int) -> None:
+        """The teacher, where there is one, follows the weights of the steps before."""
+        bare = unwrapped(model)
+        if bare.teacher is not None and step:
+            bare.teacher.follow(bare.encoding, bare.decoder, step / self.steps)
+
+    def loss(self, model: nn.Module, batch: Batch, step: int) -> StepLoss:
+        """Fresh hidden blocks for every crop; the loss is a mean over counted values, and weighs as many."""
+        bare = unwrapped(model)
+        crops = MimBatch(
+            self._times(batch["voxels"]),
+            self._times(batch["inside"]),
+            torch.zeros(len(batch["voxels"]) * self.masks_per_crop, *bare.grid.grid_zyx, dtype=torch.bool),
+            self._times(batch["gland"]) if bool(batch["has_gland"].any()) else None,
+        )
+        lesion = self._times(batch["lesion"]) if bool(batch["has_lesion"].any()) else None
+        generators = [self._generator(int(draw), k) for draw in batch["draw"] for k in range(self.masks_per_crop)]
+        hidden, names = hide(bare, crops, generators, lesion=lesion, progress=step / self.steps)
+        output: MimOutput = model(hidden)
+        counted = output.counted
+        weight = counted.sum(dtype=torch.float64) / counted[0].numel()
+        return StepLoss(output.loss, weight, _used(names, bare.method.strategy))
+
+    def _times(self, values: Tensor) -> Tensor:
+        return values if self.masks_per_crop == 1 else values.repeat_interleave(self.masks_per_crop, 0)
+
+    def _generator(self, draw: int, k: int) -> torch.Generator:
+        return torch_generator(self.seed, "hidden", draw) if k == 0 else torch_generator(self.seed, "hidden", draw, k)
+
+
+def mim_loss(seed: int, steps: int, masks_per_crop: int = 1) -> LossFunction:
+    """The loss alone, for what measures a step."""
+    return MimTask(seed, steps, masks_per_crop).loss
+
+
+def _used(names: tuple[str, ...], asked: str) -> dict[str, float]:
+    """Share of samples for which each strategy was used, where it is not simply the one that was asked for."""
+    counts = Counter(names)
+    if set(counts) == {asked}:
+        return {}
+    return {f"strategy/{name}": count / len(names) for name, count in sorted(counts.items())}
