@@ -23,6 +23,7 @@ class PaddedAhead(nn.Conv3d):
 def pad_ahead(model: nn.Module) -> None:
     """Let every plain convolution of a model that pads with a number of zeros along z do so ahead, in place."""
     for part in model.modules():
-        plain = type(part) is nn.Conv3d and part.padding_mode == "zeros" and not isinstance(part.padding, str)
-        if plain and part.padding[0]:
+        if type(part) is not nn.Conv3d or part.padding_mode != "zeros" or isinstance(part.padding, str):
+            continue
+        if part.padding[0]:
             part.__class__ = PaddedAhead  # the same attributes and names

@@ -19,6 +19,7 @@ from prostate_mim.engine.loop import Task, train
 from prostate_mim.engine.records import begin_record, finish_record
 from prostate_mim.engine.runs import prepare_rows, prepare_run, region_of
 from prostate_mim.engine.seeding import derive_seed
+from prostate_mim.engine.tracking import check_trackers
 from prostate_mim.errors import UsageError
 from prostate_mim.files import sha256_of
 from prostate_mim.health.report import write_report
@@ -66,7 +67,8 @@ def pretrain(
         TrainingError, ResourceError: see ``engine.loop.train``.
     """
     config = config or PretrainConfig()
-    pick_device(config.loop.device)  # refuse it before an hour of reading
+    pick_device(config.loop.device)  # refuse these before an hour of reading
+    check_trackers(config.loop.trackers)
     listed = read_manifest(manifest)
     model = make_model(config)
     if launched_rank() == 0:  # sizes are rounded to the encoder's stride: say to what
