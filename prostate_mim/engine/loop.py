@@ -34,6 +34,9 @@ from prostate_mim.engine.stopping import StopRequest
 from prostate_mim.engine.tracker import Tracker, progress_bar
 from prostate_mim.errors import BackendError, ProstateMimError, UsageError
 
+# (bare model, steps done) -> numbers by name
+Observer = Callable[[nn.Module, int], Mapping[str, float]]
+
 
 @dataclass(frozen=True)
 class Task:
@@ -57,7 +60,7 @@ class Task:
     compile: Callable[[nn.Module], None] | None = None
     begin: Callable[[int], None] | None = None
     begin_step: Callable[[nn.Module, int], None] | None = None
-    observe: Callable[[nn.Module, int], Mapping[str, float]] | None = None
+    observe: Observer | None = None
     report: Callable[[str], object] | None = None
     score: Callable[[Mapping[str, float]], float | None] | None = None
     depths: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -89,7 +92,7 @@ def train(
         allow_change: dotted keys of the configuration that may differ from the resumed run's.
 
     Returns:
-        Whole weights by name on the CPU, the moving average where the configuration asks for one. On rank 0.
+        Whole weights by name on the CPU, on every rank; the moving average where the configuration asks for one.
 
     Raises:
         TrainingError: a number is not finite, or a loader process died; no weight has been changed by it.

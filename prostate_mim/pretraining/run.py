@@ -14,8 +14,8 @@ from torch import Tensor
 from prostate_mim.config import config_to_dict, write_config
 from prostate_mim.encoder import PreMIM
 from prostate_mim.engine.data import DrawDataset
-from prostate_mim.engine.distributed import launched_rank, launched_ranks, pick_device, synchronise_norms
-from prostate_mim.engine.loop import Task, train
+from prostate_mim.engine.distributed import is_sharded, launched_rank, launched_ranks, pick_device, synchronise_norms
+from prostate_mim.engine.loop import Observer, Task, train
 from prostate_mim.engine.records import begin_record, finish_record
 from prostate_mim.engine.runs import prepare_rows, prepare_run, region_of
 from prostate_mim.engine.seeding import derive_seed
@@ -73,17 +73,13 @@ def pretrain(
     model = make_model(config)
     if launched_rank() == 0:  # sizes are rounded to the encoder's stride: say to what
         sys.stderr.write(f"{model.grid.describe(config.spec.spacing_mm_zyx, config.block_mm_zyx)}\n")
-    _check_masks(model, listed)
+    _check_model(model, listed)
     run, kept = prepare_run(out, resume), None if store is None else Path(store)
     region = config.spec.with_size(config.region_zyx)
     prepared = prepare_rows(listed, region, store=kept, workers=config.loop.workers, skip_bad=skip_bad)
     dataset = DrawDataset([region_of(one) for one in prepared.rows], config.spec, config.jitter_zyx, config.loop.seed)
-    mim = MimTask(config.loop.seed, config.loop.steps, config.masks_per_crop)
     observe = watch_run(prepared.rows, config, run, store=kept, workers=config.loop.workers)
-    task = Task(
-        mim.loss, mim.compile, partial(_begin, run, config, prepared), mim.begin_step, observe, partial(_report, run),
-        score, label="pretraining",
-    )  # fmt: skip
+    task = _task(config, prepared, run, observe)
     weights = train(
         model, dataset, task, config.loop, run, identity=_identity(config, prepared.fingerprint),
         augmentation=config.augmentation, resume=resume, allow_change=allow_change,
@@ -108,14 +104,33 @@ def make_model(config: PretrainConfig) -> MaskedImageModel:
     return MaskedImageModel(encoder, grid, config.method, spec.spacing_mm_zyx, path)
 
 
-def _check_masks(model: MaskedImageModel, manifest: Manifest) -> None:
-    """A strategy without a mask in any study would be another strategy throughout."""
+def _check_model(model: MaskedImageModel, manifest: Manifest) -> None:
+    """A strategy without a mask in any study would be another one throughout; a teacher follows whole parameters."""
     for name in sorted(model.strategy.needs & {"gland", "lesion"}):
         if all(getattr(row, f"{name}_mask") is None for row in manifest.rows):
             raise UsageError(
                 f"strategy {model.method.strategy!r} looks at {name} masks, but no row of the manifest has a "
                 f"{name}_mask; add them, or choose another strategy"
             )
+    if is_sharded() and model.teacher is not None:
+        raise UsageError(
+            f"target {model.method.target!r} with strategy {model.method.strategy!r} needs a teacher, which follows "
+            "whole parameters; use DDP instead of FSDP (unset ACCELERATE_USE_FSDP)"
+        )
+
+
+def _task(config: PretrainConfig, prepared: PreparedManifest, run: Path, observe: Observer | None) -> Task:
+    mim = MimTask(config.loop.seed, config.loop.steps, config.masks_per_crop)
+    return Task(
+        loss=mim.loss,
+        compile=mim.compile,
+        begin=partial(_begin, run, config, prepared),
+        begin_step=mim.begin_step,
+        observe=observe,
+        report=partial(_report, run),
+        score=score,
+        label="pretraining",
+    )
 
 
 def _identity(config: PretrainConfig, data: str) -> dict[str, Any]:

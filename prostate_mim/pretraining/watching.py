@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
 
 from prostate_mim.engine.distributed import launched_rank
+from prostate_mim.engine.loop import Observer
 from prostate_mim.engine.runs import prepare_rows
 from prostate_mim.health import HealthMonitor, Watched
 from prostate_mim.manifest import read_manifest
@@ -20,7 +21,7 @@ from prostate_mim.store import PreparedRow
 
 def watch_run(
     prepared: Sequence[PreparedRow], config: PretrainConfig, run: Path, *, store: Path | None = None, workers: int = 0
-) -> Callable[[nn.Module, int], Mapping[str, float]] | None:
+) -> Observer | None:
     """The loop's ``observe``; None where the configuration never looks, or on ranks that need not.
 
     Args:

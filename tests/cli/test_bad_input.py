@@ -155,7 +155,7 @@ def test_full_disk_leaves_nothing_behind(cohort: Path, tmp_path: Path) -> None:
     assert done.returncode == 7, done.stderr
     assert "no space left" in done.stderr.splitlines()[-1]
     left = sorted(path.name for path in (tmp_path / "run").iterdir())
-    assert left == ["config.toml", "metrics.jsonl", "run.json", "tensorboard"]
+    assert left == ["config.toml", "metrics.jsonl", "report.html", "run.json", "tensorboard"]
 
 
 def test_interrupt_says_how_to_go_on(run, cohort: Path, tmp_path: Path) -> None:

@@ -15,6 +15,11 @@ import torch
 from safetensors.torch import load_file
 
 from prostate_mim.engine.checkpoint import load_newest
+from prostate_mim.engine.settings import LoopConfig
+from prostate_mim.errors import UsageError
+from prostate_mim.mim.methods import vary
+from prostate_mim.pretraining import PretrainConfig, make_model, pretrain
+from prostate_mim.spec import InputSpec
 
 SCRIPT = Path(__file__).parent / "ranks.py"
 ALONE = [
@@ -138,6 +143,19 @@ def test_sharded_parameters_train_alike(studies: Path, alone: Path, tmp_path: Pa
     done = launch(1, studies, tmp_path, [{"name": "sharded", "accumulate": 2, "resume": True}])
     assert done.returncode == 0, done.stderr[-3000:]
     assert losses(run) == pytest.approx(losses(alone / "resenc"), abs=1e-5)
+
+
+def test_a_teacher_is_refused_when_sharded(studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It follows whole parameters. Said before any study is read; without sharding the same method is accepted."""
+    config = PretrainConfig(
+        spec=InputSpec(size_zyx=(8, 32, 32)), method=vary("fcmae", target="features"), loop=LoopConfig(device="cpu")
+    )
+    assert make_model(config).teacher is not None
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UsageError, match="teacher"):
+        pretrain(studies, tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_signal_to_one_rank_stops_both(studies: Path, together: Path, tmp_path: Path) -> None:
