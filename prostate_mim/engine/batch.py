@@ -29,7 +29,8 @@ def finish_batch(
     """Normalise and augment raw crops on a device.
 
     Args:
-        items: stacked items of ``DrawDataset``: voxels (N, 1, D, H, W) int16, box (N, 3, 2), labels and so on.
+        items: stacked items of ``DrawDataset``: voxels (N, 1, D, H, W) int16, box (N, 3, 2), labels and so on; or
+            what ``finish_crops`` has made of them already.
         device: where to.
         spec: the percentiles to clip at.
         augmentation: what is varied; nothing if None.
@@ -38,6 +39,28 @@ def finish_batch(
     Returns:
         voxels (N, 1, D, H, W) float32, z-scored, 0 in padding; inside, gland, lesion (N, 1, D, H, W) bool; has_gland,
         has_lesion, label, row and draw (N,). All on the device but ``row`` and ``draw``, which stay on the CPU.
+    """
+    done = items if "inside" in items else finish_crops(items, device, spec, augmentation, seed)
+    voxels, inside, labels = (done[name].to(device, non_blocking=True) for name in ("voxels", "inside", "labels"))
+    with _one_thread(voxels.device):
+        known = {name: bool(items[f"has_{name}"].any()) for name in BITS}  # most data sets have none
+        masks = {name: (labels & bit).bool() if known[name] else torch.zeros_like(inside) for name, bit in BITS.items()}
+    facts = {name: items[name].to(device, non_blocking=True) for name in ("has_gland", "has_lesion", "label")}
+    places = {name: items[name].cpu() for name in ("row", "draw")}
+    return {"voxels": voxels, "inside": inside, **masks, **facts, **places}
+
+
+def finish_crops(
+    items: dict[str, Tensor],
+    device: torch.device | str,
+    spec: InputSpec,
+    augmentation: Augmentation | None,
+    seed: int,
+) -> dict[str, Tensor]:
+    """The part of ``finish_batch`` that takes time; on CPUs the loader's processes do it.
+
+    Returns:
+        voxels (N, 1, D, H, W) float32, inside (N, 1, D, H, W) bool, labels (N, 1, D, H, W) uint8, on the device.
     """
     raw = items["voxels"].to(device, non_blocking=True)
     labels = items["labels"].to(device, non_blocking=True)
@@ -49,10 +72,7 @@ def finish_batch(
         voxels, inside, labels = (
             torch.cat(found) if len(found) > 1 else found[0] for found in zip(*parts, strict=True)
         )
-        masks = {name: (labels & bit).bool() for name, bit in BITS.items()}
-    facts = {name: items[name].to(device, non_blocking=True) for name in ("has_gland", "has_lesion", "label")}
-    places = {name: items[name].cpu() for name in ("row", "draw")}
-    return {"voxels": voxels, "inside": inside, **masks, **facts, **places}
+    return {"voxels": voxels, "inside": inside, "labels": labels}
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 from prostate_mim.engine.data import DrawDataset
 from prostate_mim.engine.resident import ResidentRegions
 from prostate_mim.engine.slots import Slots
-from prostate_mim.engine.worker import CropReader, Failure, as_it_is, failure, start_worker
+from prostate_mim.engine.worker import CropReader, Failure, Finish, as_it_is, failure, start_worker
 from prostate_mim.errors import TrainingError, UsageError
 
 Items = dict[str, Tensor]
@@ -46,6 +46,8 @@ class DrawLoader:
         workers: loader processes; with 0 this process reads.
         timeout_seconds: how long one step's data may take before the workers are held to hang.
         resident_on: keep all regions on this device and cut crops there; ``workers`` are then not needed.
+        finish: what the workers do with each crop, so that it is not for the process that trains to do; without
+            workers nothing is done. The numbers must not depend on who does it.
 
     Attributes:
         last_wait_seconds: how long the last step waited for its data.
@@ -66,6 +68,7 @@ class DrawLoader:
         workers: int = 0,
         timeout_seconds: float = 120.0,
         resident_on: torch.device | None = None,
+        finish: Finish | None = None,
     ) -> None:
         if not 0 <= rank < ranks or batch < ranks:
             raise UsageError(f"a batch of {batch} draws cannot be shared by {ranks} processes (this is {rank})")
@@ -74,13 +77,13 @@ class DrawLoader:
         self.dataset, self.workers, self.timeout_seconds = dataset, workers, timeout_seconds
         self.steps = _Steps(first_step, last_step, batch, rank, ranks)
         self.resident = None if resident_on is None else ResidentRegions(dataset, resident_on)
-        self.last_wait_seconds = 0.0
+        self.finish, self.last_wait_seconds = finish, 0.0
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def __iter__(self) -> Iterator[Items]:
-        """Raw items, step after step.
+        """Raw items, step after step; finished ones from workers that finish.
 
         Raises:
             TrainingError: a worker was killed, failed or hangs; names the rows that were being waited for.
@@ -112,9 +115,12 @@ class DrawLoader:
 
     def _with_workers(self) -> Generator[Items, None, None]:
         # One slot more than torch has batches in work: the one that is being copied here.
-        slots = Slots(self.workers * _AHEAD + 1, len(self.steps.share), self.dataset.spec.size_zyx, self.workers)
+        slots = Slots(
+            self.workers * _AHEAD + 1, len(self.steps.share), self.dataset.spec.size_zyx, self.workers,
+            finished=self.finish is not None,
+        )  # fmt: skip
         loader: DataLoader[Any] = DataLoader(
-            CropReader(self.dataset, slots),
+            CropReader(self.dataset, slots, self.finish),
             batch_sampler=_Numbered(self.steps, len(slots)),
             num_workers=self.workers,
             prefetch_factor=_AHEAD,

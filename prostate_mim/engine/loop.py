@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from prostate_mim.engine import distributed
 from prostate_mim.engine.augment import Augmentation
 from prostate_mim.engine.average import WeightAverage
-from prostate_mim.engine.batch import finish_batch
+from prostate_mim.engine.batch import finish_batch, finish_crops
 from prostate_mim.engine.checkpoint import Checkpoint, load_newest, sweep, write_checkpoint
 from prostate_mim.engine.cpu_bf16 import pad_ahead
 from prostate_mim.engine.data import DrawDataset
@@ -32,6 +33,7 @@ from prostate_mim.engine.settings import LoopConfig
 from prostate_mim.engine.step import Items, LossFunction, Stepper
 from prostate_mim.engine.stopping import StopRequest
 from prostate_mim.engine.tracker import Tracker, progress_bar
+from prostate_mim.engine.worker import Finish
 from prostate_mim.errors import BackendError, ProstateMimError, UsageError
 
 # (bare model, steps done) -> numbers by name
@@ -177,6 +179,11 @@ class _Training:
     def _finish(self, items: Items) -> Items:
         return finish_batch(items, self.accelerator.device, self.dataset.spec, self.augmentation, self.config.seed)
 
+    def _finish_in_workers(self) -> Finish:
+        """On CPUs the loader's processes normalise and augment; an accelerator does that faster itself."""
+        spec, augmentation, seed = self.dataset.spec, self.augmentation, self.config.seed
+        return partial(finish_crops, device="cpu", spec=spec, augmentation=augmentation, seed=seed)
+
     def _lay_out(self, model: nn.Module) -> None:
         """Channels last or not: as it was chosen before, as the configuration says, or as measured."""
         # Parameters that are to be sharded must be contiguous.
@@ -205,6 +212,7 @@ class _Training:
             workers=self.config.workers,
             timeout_seconds=self.config.loader_timeout,
             resident_on=resident,
+            finish=self._finish_in_workers() if device.type == "cpu" else None,
         )
 
     def go(self, run: Path, stop: StopRequest) -> None:

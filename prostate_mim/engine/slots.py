@@ -30,6 +30,7 @@ class Slots:
         items: crops a batch.
         size_zyx: voxels of a crop.
         workers: processes that leave batches.
+        finished: room for finished crops instead of raw ones.
 
     Attributes:
         reading: (workers,) which draw each worker is reading, -1 where none.
@@ -38,15 +39,18 @@ class Slots:
         ResourceError: the system's shared memory has no room for them.
     """
 
-    def __init__(self, count: int, items: int, size_zyx: tuple[int, int, int], workers: int) -> None:
+    def __init__(
+        self, count: int, items: int, size_zyx: tuple[int, int, int], workers: int, *, finished: bool = False
+    ) -> None:
         crops = torch.Size((count, items, 1, *size_zyx))
-        needed = crops.numel() * 3
+        needed = crops.numel() * (6 if finished else 3)
         if os.path.ismount(_SHARED_MEMORY) and shutil.disk_usage(_SHARED_MEMORY).free < needed:
             raise ResourceError(
                 f"loader workers need {needed / 2**20:.0f} MB of shared memory and less is free; use fewer workers or "
                 "a smaller batch, or give the container more (docker run --shm-size)"
             )
-        self.voxels = _shared(crops, torch.int16)
+        self.voxels = _shared(crops, torch.float32 if finished else torch.int16)
+        self.inside = _shared(crops, torch.bool) if finished else None
         self.labels = _shared(crops, torch.uint8)
         self.facts = _shared(torch.Size((count, items, 6 + len(_FLAGS) + len(_NUMBERS))), torch.int64)
         self.reading = _shared(torch.Size((workers,)), torch.int64).fill_(-1)
@@ -55,8 +59,10 @@ class Slots:
         return len(self.voxels)
 
     def put(self, slot: int, place: int, item: dict[str, Any]) -> None:
-        """Leave one item of ``DrawDataset``."""
+        """Leave one item of ``DrawDataset``, raw or finished."""
         self.voxels[slot, place] = item["voxels"]
+        if self.inside is not None:
+            self.inside[slot, place] = item["inside"]
         self.labels[slot, place] = item["labels"]
         facts = [*item["box"].flatten().tolist(), *(int(item[name]) for name in (*_FLAGS, *_NUMBERS))]
         self.facts[slot, place] = torch.tensor(facts)
@@ -65,7 +71,9 @@ class Slots:
         """A copy of a whole batch, in pinned memory if asked for; the slot may then be used again."""
         facts = self.facts[slot].clone()
         named = dict(zip((*_FLAGS, *_NUMBERS), facts[:, 6:].unbind(1), strict=True))
+        inside = {} if self.inside is None else {"inside": _copy(self.inside[slot])}
         return {
+            **inside,
             "voxels": self.voxels[slot].pin_memory() if pinned else _copy(self.voxels[slot]),
             "labels": self.labels[slot].pin_memory() if pinned else _copy(self.labels[slot]),
             "box": facts[:, :6].reshape(-1, 3, 2),

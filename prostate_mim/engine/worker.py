@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import signal
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import Dataset, get_worker_info
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate, get_worker_info
 
 from prostate_mim.engine.data import DrawDataset
 from prostate_mim.engine.slots import Slots
 from prostate_mim.errors import ProstateMimError
+
+# Stacked raw items -> voxels, inside and labels, finished
+Finish = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,16 @@ def failure(error: Exception) -> Failure:
 
 
 class CropReader(Dataset[Any]):
-    """Leaves batches in slots. Its errors are results: they arrive whole, in order, and say nothing of paths."""
+    """Leaves batches in slots. Its errors are results: they arrive whole, in order, and say nothing of paths.
 
-    def __init__(self, dataset: DrawDataset, slots: Slots) -> None:
-        self.dataset, self.slots = dataset, slots
+    Args:
+        dataset: what is read.
+        slots: where it goes.
+        finish: what is done with each crop here, if anything; the slots must have room for that.
+    """
+
+    def __init__(self, dataset: DrawDataset, slots: Slots, finish: Finish | None = None) -> None:
+        self.dataset, self.slots, self.finish = dataset, slots, finish
 
     def __getitems__(self, numbers: list[int]) -> int | Failure:
         slot, *draws = numbers
@@ -44,11 +55,18 @@ class CropReader(Dataset[Any]):
         try:
             for place, draw in enumerate(draws):
                 reading.fill_(draw)  # the main process looks there if this one dies
-                self.slots.put(slot, place, self.dataset[draw])
+                self.slots.put(slot, place, self._item(draw))
             reading.fill_(-1)
         except Exception as error:
             return failure(error)
         return slot
+
+    def _item(self, draw: int) -> dict[str, Any]:
+        item = self.dataset[draw]
+        if self.finish is None:
+            return item
+        made = self.finish(default_collate([item]))
+        return {**item, **{name: values[0] for name, values in made.items()}}
 
 
 def as_it_is(found: Any) -> Any:

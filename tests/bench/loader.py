@@ -32,6 +32,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ from loader_step import share_of_waiting
 
 from prostate_mim import __version__
 from prostate_mim.engine.augment import Augmentation
-from prostate_mim.engine.batch import finish_batch
+from prostate_mim.engine.batch import finish_batch, finish_crops
 from prostate_mim.engine.data import DrawDataset, Region
 from prostate_mim.engine.loader import DrawLoader
 from prostate_mim.manifest import read_manifest
@@ -68,7 +69,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--manifest", type=Path, help="real studies; phantoms if not given")
     parser.add_argument("--studies", type=int, default=24)
-    parser.add_argument("--crops", type=int, default=128, help="measured in each turn of each arm")
+    parser.add_argument("--crops", type=int, default=384, help="measured in each turn of each arm")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", nargs="+", type=int, default=[0, 2])
@@ -150,7 +151,10 @@ def make_runners(
 
     def ours(dataset: DrawDataset, resident: torch.device | None) -> Runner:
         # Regions stay on the device between turns, as they do between steps.
-        loader = DrawLoader(dataset, first_step=0, last_step=steps + 1, batch=batch, resident_on=resident)
+        finish = partial(finish_crops, device="cpu", spec=SPEC, augmentation=augmentation, seed=0)  # as the loop does
+        loader = DrawLoader(
+            dataset, first_step=0, last_step=steps + 1, batch=batch, resident_on=resident, finish=finish
+        )
 
         def turn(workers: int) -> float:
             loader.workers = workers

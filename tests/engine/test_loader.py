@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from made_regions import JITTER, SPEC, noise_dataset, noise_regions, region
 
 from prostate_mim.engine import loader as loader_module
 from prostate_mim.engine import resident as resident_module
+from prostate_mim.engine.augment import Augmentation
+from prostate_mim.engine.batch import finish_batch, finish_crops
 from prostate_mim.engine.data import DrawDataset
 from prostate_mim.engine.loader import DrawLoader
 from prostate_mim.engine.resident import fits_on, resident_bytes
@@ -54,6 +57,22 @@ def test_workers_do_not_change_draws():
     assert equal(alone, collect(dataset, workers=1))
     assert equal(alone, collect(dataset, workers=3))
     assert not equal(alone, collect(noise_dataset(masks=True, seed=1)))
+
+
+def test_workers_finish_crops_as_the_main_process_does():
+    """Normalised and augmented by two workers, or here: the same batches bit for bit. Another seed is another batch."""
+    dataset = noise_dataset(masks=True)
+    finish = partial(finish_crops, device="cpu", spec=SPEC, augmentation=Augmentation(), seed=3)
+
+    def batches(seed: int = 3, **options) -> dict[str, torch.Tensor]:
+        loader = DrawLoader(dataset, first_step=0, last_step=4, batch=4, **options)
+        done = [finish_batch(items, "cpu", SPEC, Augmentation(), seed) for items in loader]
+        return {key: torch.cat([batch[key] for batch in done]) for key in done[0]}
+
+    alone = batches()
+    assert equal(alone, batches(workers=2, finish=finish))
+    assert equal(alone, batches(workers=0, finish=finish))
+    assert not equal(alone, batches(workers=2, finish=partial(finish, seed=4)))
 
 
 def test_loading_takes_nothing_from_the_global_generators():
