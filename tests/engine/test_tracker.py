@@ -94,6 +94,11 @@ def test_damage_in_the_middle_is_said(tmp_path: Path, capsys: pytest.CaptureFixt
     assert [line["step"] for line in lines(tmp_path)] == [1, 2]
 
 
+def another_second() -> None:
+    """TensorBoard and W&B name their files by the second; no run resumes within the one it was killed in."""
+    time.sleep(1.1)
+
+
 def test_killed_while_logging(tmp_path: Path) -> None:
     """Kill -9 in the middle of a real run's logging: whole lines from 1, and TensorBoard has them as well."""
     pytest.importorskip("tensorboard")
@@ -110,6 +115,7 @@ def test_killed_while_logging(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     last = json.loads(path.read_text().split("\n")[-2])["step"]
+    another_second()
     with Tracker(tmp_path, last - 2) as tracker:
         for step in range(last - 1, last + 2):
             tracker.log(step, loss=1 / step)
@@ -209,6 +215,7 @@ def test_tensorboard_has_the_values(tmp_path: Path) -> None:
     with Tracker(tmp_path, config=CONFIG) as tracker:
         for step in range(1, 6):
             tracker.log(step, loss=float(step), **{"health/rank": 2.0 * step})
+    another_second()
     with Tracker(tmp_path, 3, config=CONFIG) as tracker:
         for step in range(4, 8):
             tracker.log(step, loss=float(step), **{"health/rank": 2.0 * step})
@@ -343,6 +350,7 @@ def test_wandb_has_the_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with Tracker(tmp_path, names=("wandb",), config=CONFIG) as tracker:
         tracker.log(1, **METRICS)
     kept = json.loads((tmp_path / "trackers.json").read_text())["wandb"]
+    another_second()
     with Tracker(tmp_path, 1, names=("wandb",), config=CONFIG) as tracker:
         tracker.log(2, **METRICS)
     records = wandb_records(tmp_path)
