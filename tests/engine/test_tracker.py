@@ -341,6 +341,14 @@ def wandb_records(run: Path) -> list[Any]:
     return records
 
 
+def wandb_history(records: list[Any]) -> list[dict[str, Any]]:
+    return [
+        {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+        for record in records
+        if record.WhichOneof("record_type") == "history"
+    ]
+
+
 @needs("wandb")
 def test_wandb_has_the_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Offline runs in the folder under one identifier, with the values and nothing about the machine or the data."""
@@ -353,12 +361,9 @@ def test_wandb_has_the_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     another_second()
     with Tracker(tmp_path, 1, names=("wandb",), config=CONFIG) as tracker:
         tracker.log(2, **METRICS)
-    records = wandb_records(tmp_path)
-    rows = [
-        {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
-        for record in records
-        if record.WhichOneof("record_type") == "history"
-    ]
+    end = time.monotonic() + 20  # W&B's own process writes, and may do so after the run is closed
+    while len(rows := wandb_history(records := wandb_records(tmp_path))) < 2 and time.monotonic() < end:
+        time.sleep(0.2)
     assert [(row["_step"], row["loss"], row["health/rank"]) for row in rows] == [(1, 0.5, 7.25), (2, 0.5, 7.25)]
     runs = {(r.run.run_id, r.run.project) for r in records if r.WhichOneof("record_type") == "run"}
     assert runs == {(kept, "prostate-mim")}
