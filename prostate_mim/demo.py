@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import html
 from pathlib import Path
@@ -19,6 +18,7 @@ from prostate_mim.engine.tracker import progress_bar
 from prostate_mim.errors import UsageError, VerificationError
 from prostate_mim.files import make_folder, write_text
 from prostate_mim.finetuning import FinetuneConfig, FinetuneRun, finetune
+from prostate_mim.health.page import inline
 from prostate_mim.hub import BUNDLED_DEFAULT
 from prostate_mim.manifest import read_manifest
 from prostate_mim.phantom import write_cohort
@@ -123,16 +123,12 @@ def _write_report(folder: Path, arms: list[_Arm], manifest: Path, difference: fl
     write_text(
         page,
         _PAGE.format(
-            rows=rows, roc=_inline(roc), picture=_inline(picture), difference=f"{difference:.1e}", studies=studies,
-            lesions=first.lesions, patients=first.patients, positives=first.positives, seed=seed, version=__version__,
-            epochs=CONFIG.epochs, folds=CONFIG.folds,
+            rows=rows, roc=inline(roc, "png"), picture=inline(picture, "png"), difference=f"{difference:.1e}",
+            studies=studies, lesions=first.lesions, patients=first.patients, positives=first.positives, seed=seed,
+            version=__version__, epochs=CONFIG.epochs, folds=CONFIG.folds,
         ),
     )  # fmt: skip
     return page
-
-
-def _inline(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 _PAGE = """<!doctype html>

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from prostate_mim.engine.seeding import torch_generator
-from prostate_mim.engine.step import Batch, LossFunction, StepLoss
+from prostate_mim.engine.step import Batch, StepLoss
 from prostate_mim.mim import MaskedImageModel, MimBatch, MimOutput, hide
 
 
@@ -64,11 +64,6 @@ class MimTask:
 
     def _generator(self, draw: int, k: int) -> torch.Generator:
         return torch_generator(self.seed, "hidden", draw) if k == 0 else torch_generator(self.seed, "hidden", draw, k)
-
-
-def mim_loss(seed: int, steps: int, masks_per_crop: int = 1) -> LossFunction:
-    """The loss alone, for what measures a step."""
-    return MimTask(seed, steps, masks_per_crop).loss
 
 
 def _used(names: tuple[str, ...], asked: str) -> dict[str, float]:

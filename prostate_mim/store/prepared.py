@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prostate_mim.errors import UsageError, VolumeError
-from prostate_mim.preprocess import BoolArray, Crop, FloatArray, mask_on_grid, resample
+from prostate_mim.preprocess import BoolArray, Crop, FloatArray, resample
 from prostate_mim.spec import InputSpec
 from prostate_mim.studies import MASKS, Study
 from prostate_mim.volume.geometry import Geometry
@@ -186,9 +186,9 @@ def _labels(study: Study, crop: Crop) -> tuple[npt.NDArray[np.uint8] | None, fro
     labels = np.zeros((z, y, x), np.uint8)
     names = set()
     for name in MASKS:
-        found = study.read_mask(name)
+        found = study.mask_on(crop, name)
         if found is None:
             continue
         names.add(name)
-        labels |= np.where(mask_on_grid(found, crop.geometry, (z, y, x)) & crop.inside, BITS[name], 0).astype(np.uint8)
+        labels |= np.where(found, BITS[name], 0).astype(np.uint8)
     return (labels if names else None), frozenset(names)

@@ -39,7 +39,7 @@ def seeds(*numbers: int) -> list[torch.Generator]:
 
 
 def train_a_little(model: MaskedImageModel, batch: MimBatch, steps: int, rate: float = 1e-3) -> None:
-    """As ``mim_loss`` does: follow, hide, step."""
+    """As ``MimTask`` does: follow, hide, step."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate)
     for step in range(steps):
         if model.teacher is not None and step:
