@@ -20,10 +20,10 @@ LONGEST_MODULE = 330
 
 # A module imports only from those before it; within a subpackage, freely.
 ORDER = (
-    "errors", "_version", "files", "spec", "volume", "preprocess", "manifest", "studies", "folds", "phantom",
-    "datasets", "store", "nets", "masked", "mim", "metrics", "hub", "deploy", "encoder", "classifier", "config",
-    "engine", "pictures", "reconstruction", "health", "pretraining", "finetuning", "prediction", "archive", "preview",
-    "demo", "console", "cli", "__main__",
+    "errors", "_version", "files", "spec", "volume", "preprocess", "manifest", "studies", "folds", "leaks", "phantom",
+    "datasets", "store", "nets", "masked", "mim", "metrics", "hub", "deploy", "encoder", "classifier", "modality",
+    "config", "engine", "pictures", "reconstruction", "health", "pretraining", "finetuning", "prediction", "checking",
+    "archive", "preview", "looking", "demo", "console", "cli", "__main__",
 )  # fmt: skip
 # file -> modules it may import from above itself, inside a function or for types only.
 UPWARD: dict[str, dict[str, str]] = {}
