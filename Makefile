@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # torch comes first and pinned: nothing may pull the CUDA build in its place.
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test lint types check wheel bench bench-mim bench-loader bench-ranks clean
+.PHONY: help install demo test lint types check wheel bench bench-mim bench-loader bench-preprocess bench-ranks fuzz clean
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -45,6 +45,14 @@ bench-mim: $(STAMP)  ## the cost of one masked pretraining step by path: JSON li
 
 bench-loader: $(STAMP)  ## crops per second beside MONAI's PersistentDataset and CacheDataset
 	$(BIN)/python tests/bench/loader.py --out bench-loader.jsonl --table bench-loader.md
+
+bench-preprocess: $(STAMP)  ## volumes per second from file to array, beside MONAI's transforms
+	$(BIN)/python tests/bench/preprocessing.py --out bench-preprocess.jsonl --table bench-preprocess.md
+
+fuzz: $(STAMP)  ## two million damaged headers under atheris: 10 minutes
+	mkdir -p .fuzz
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/atheris_headers.py -runs=2000000 -rss_limit_mb=500 -max_len=4096 \
+	    -artifact_prefix=.fuzz/found- .fuzz tests/fuzz/corpus
 
 bench-ranks: $(STAMP)  ## how much faster two processes are than one
 	$(BIN)/python tests/bench/ranks.py

@@ -123,7 +123,7 @@ def publish(work: Path, errors: str, hours: float, hardware: str) -> None:
         "kind": "encoder", "name": NAME, "architecture": model.architecture, "spec": model.spec.to_dict(),
         "weights_dtype": "float16", "details": model.details,
     }  # fmt: skip
-    card = make_card(config, terms=TERMS, body=body(work, errors, hours, hardware))
+    card = make_card(config, terms=TERMS, body=body(work, errors, hours, hardware), studies=model.studies)
     card = card.replace('"<this folder>"', f'"{NAME}"')
     shutil.rmtree(BUNDLED / NAME, ignore_errors=True)
     model.save_pretrained(BUNDLED / NAME, name=NAME, card=card, dtype="float16", decoder=source.model.decoder)

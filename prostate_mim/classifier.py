@@ -56,6 +56,7 @@ class LesionClassifier(nn.Module):
         self.head = Head(encoder.embedding_size)
         self.name, self.revision = f"{encoder.name}.classifier", "unreleased"
         self.details = dict(encoder.details)
+        self.studies = encoder.studies
         self.load_report = LoadReport(0, ())
 
     @classmethod
@@ -67,7 +68,9 @@ class LesionClassifier(nn.Module):
             UsageError: the release is an encoder without a head; fine-tune it first.
         """
         release = read_release(resolve(name), kind="classifier")
-        encoder = PreMIM(release.architecture, release.spec, name=release.name, revision=release.revision)
+        encoder = PreMIM(
+            release.architecture, release.spec, name=release.name, revision=release.revision, studies=release.studies
+        )
         model = cls(encoder)
         path = release.folder / WEIGHTS
         model.load_report = load_strictly(_Parts(model), read_tensors(path), release.weights_dtype, str(path))
@@ -96,7 +99,14 @@ class LesionClassifier(nn.Module):
         sample = golden_input(self.encoder.encoder.total_stride_zyx)
         with torch.inference_mode():
             golden = {"input": sample, "logit": reader(sample).clone()}
-        return write_release(folder, config=config, card=card or make_card(config), weights=weights, golden=golden)
+        return write_release(
+            folder,
+            config=config,
+            card=card or make_card(config, studies=self.studies),
+            weights=weights,
+            golden=golden,
+            studies=self.studies,
+        )
 
     def features(self, batch: Tensor) -> Tensor:
         """(N, 1, D, H, W) -> (N, C) pooled features."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from prostate_mim.deploy.export import export_onnx
 from prostate_mim.errors import UsageError
-from prostate_mim.hub import read_release, resolve, write_release
+from prostate_mim.hub import Studies, read_release, resolve, write_release
 from prostate_mim.hub.card import make_card
 from prostate_mim.hub.release import WEIGHTS
 from prostate_mim.hub.weights import LoadReport, load_strictly, read_tensors, stored
@@ -49,6 +49,7 @@ class PreMIM(nn.Module):
         name: what predictions and cards call it.
         revision: content hash of its weights; ``unreleased`` until it is saved.
         details: plain values about its making, kept in ``config.json``.
+        studies: which studies the weights have seen, kept in ``studies.json``; nothing is known if None.
 
     Example:
         >>> encoder = PreMIM.from_pretrained("resenc-s.mim-t2w")  # doctest: +SKIP
@@ -63,12 +64,14 @@ class PreMIM(nn.Module):
         name: str = "scratch",
         revision: str = "unreleased",
         details: dict[str, Any] | None = None,
+        studies: Studies | None = None,
     ) -> None:
         super().__init__()
         self.architecture = architecture
         self.spec = spec or InputSpec()
         self.name, self.revision = name, revision
         self.details = dict(details or {})
+        self.studies = studies or Studies()
         self.encoder = build_encoder(architecture)
         self.pool = CentrePool(self.encoder.stage_info, self.spec.spacing_mm_zyx)
         self.load_report = LoadReport(0, ())
@@ -88,8 +91,9 @@ class PreMIM(nn.Module):
         """
         release = read_release(resolve(name), kind="encoder")
         model = cls(
-            release.architecture, release.spec, name=release.name, revision=release.revision, details=release.details
-        )
+            release.architecture, release.spec, name=release.name, revision=release.revision, details=release.details,
+            studies=release.studies,
+        )  # fmt: skip
         path = release.folder / WEIGHTS
         model.load_report = load_strictly(model.encoder, read_tensors(path), release.weights_dtype, str(path))
         return model.eval()
@@ -126,10 +130,11 @@ class PreMIM(nn.Module):
         return write_release(
             folder,
             config=config,
-            card=card or make_card(config),
+            card=card or make_card(config, studies=self.studies),
             weights=weights,
             golden=self._golden(weights, dtype),
             decoder=None if decoder is None else stored(decoder, dtype),
+            studies=self.studies,
         )
 
     def _golden(self, weights: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:

@@ -18,19 +18,26 @@ from torch import Tensor, nn
 from prostate_mim.classifier import LesionClassifier
 from prostate_mim.engine.augment import Augmentation
 from prostate_mim.engine.data import DrawDataset, Region
-from prostate_mim.engine.distributed import launched_rank, pick_device, synchronise_norms
+from prostate_mim.engine.distributed import launched_rank, launched_ranks, pick_device, synchronise_norms
 from prostate_mim.engine.loop import Task, train
+from prostate_mim.engine.overlap import check_overlap
+from prostate_mim.engine.records import begin_record, finish_record
 from prostate_mim.engine.runs import prepare_rows, prepare_run, region_of
 from prostate_mim.engine.settings import LoopConfig
 from prostate_mim.engine.step import Batch, StepLoss
 from prostate_mim.engine.tracker import progress_bar
 from prostate_mim.errors import UsageError
-from prostate_mim.files import make_folder, write_text
+from prostate_mim.files import make_folder, sha256_of, write_text
 from prostate_mim.folds import assign_folds
+from prostate_mim.hub import Studies
+from prostate_mim.hub.release import WEIGHTS
+from prostate_mim.hub.studies import study_key
+from prostate_mim.leaks import StudyHashes
 from prostate_mim.manifest import read_manifest
 from prostate_mim.metrics import Auroc, auroc_interval
 from prostate_mim.nets.depth import parameter_depths
 from prostate_mim.preprocess import normalise
+from prostate_mim.store import PreparedManifest
 
 Features = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -76,6 +83,7 @@ class FinetuneRun:
         pooled: AUROC of all out-of-fold probabilities together.
         release: the classifier trained on every row.
         labels, probabilities: out-of-fold, one per manifest row.
+        allowed_overlap: why the figures may flatter: what ``allow_overlap`` let pass.
     """
 
     folds: tuple[Auroc, ...]
@@ -83,6 +91,7 @@ class FinetuneRun:
     release: Path
     labels: tuple[int, ...]
     probabilities: tuple[float, ...]
+    allowed_overlap: tuple[str, ...] = ()
 
     @property
     def mean(self) -> float | None:
@@ -99,6 +108,8 @@ def finetune(
     *,
     resume: bool = False,
     store: str | Path | None = None,
+    allow_overlap: bool = False,
+    picai_labels: str | Path | None = None,
 ) -> FinetuneRun:
     """Cross-validate a lesion classifier over patients, then train it on everything and release it.
 
@@ -108,9 +119,12 @@ def finetune(
         out: run folder: ``results.json``, ``predictions.csv``, one folder per training, ``release/``.
         resume: go on where an interrupted run stopped.
         store: folder of prepared studies; None keeps them in memory.
+        allow_overlap: go on where one image has two ids, one person is in two folds, or ``model`` was trained on
+            studies of the manifest; every result then says so.
+        picai_labels: the user's folder of that name, to find persons who are in PROSTATEx and in PI-CAI.
 
     Raises:
-        ManifestError, VolumeError, NotFoundError: the data; found before training begins.
+        ManifestError, VolumeError, NotFoundError: the data, overlap among it; found before training begins.
         UsageError: the configuration, too few patients for the folds, or ``out``.
         TrainingError: a loss is not finite.
     """
@@ -122,6 +136,12 @@ def finetune(
     z, y, x = (n + 2 * j for n, j in zip(model.spec.size_zyx, _JITTER_ZYX, strict=True))
     kept = None if store is None else Path(store)
     prepared = prepare_rows(listed, model.spec.with_size((z, y, x)), store=kept, workers=config.loop.workers)
+    overlap = check_overlap(
+        listed, prepared, folds, model.studies, allow=allow_overlap,
+        picai_labels=None if picai_labels is None else Path(picai_labels),
+    )  # fmt: skip
+    if launched_rank() == 0:
+        _begin(run, config, prepared, overlap)
     regions = [region_of(one) for one in prepared.rows]
     features = region_features(model, regions, config.loop.device)
     probabilities = np.zeros(len(regions))
@@ -136,13 +156,33 @@ def finetune(
     final = _fit(model, regions, features, list(range(len(regions))), run / "final", config, resume)
     patients = [row.patient_id for row in listed.rows]
     scored = _score([region.label for region in regions], probabilities, patients, folds, run / "release")
+    scored = dataclasses.replace(scored, allowed_overlap=overlap)
     if launched_rank() == 0:
         final.details = {**model.details, "finetuning": {**_plain(config), **_figures(scored)}}
-        final.save_pretrained(scored.release, name=config.name or model.name)
+        final.studies = _seen(model, final, prepared)
+        release = final.save_pretrained(scored.release, name=config.name or model.name)
         _write_results(run, scored, folds)
+        finish_record(run, weights_sha256=sha256_of(release / WEIGHTS))
         for checkpoint in run.glob("*/checkpoint-*.safetensors"):
             checkpoint.unlink()  # they resume an unfinished run, and this one is finished
     return scored
+
+
+def _begin(run: Path, config: FinetuneConfig, prepared: PreparedManifest, overlap: tuple[str, ...]) -> None:
+    """Write down what runs, on what."""
+    rows = [one.row for one in prepared.rows]
+    counts = {"rows": len(rows), "patients": len({row.patient_id for row in rows})}
+    counts["without_sha256"] = sum(row.sha256 is None for row in rows)
+    values = {"task": "finetune", "ranks": launched_ranks(), "seed": config.loop.seed, "counts": counts}
+    begin_record(run, {**values, "data_fingerprint": prepared.fingerprint, "allowed_overlap": list(overlap)})
+
+
+def _seen(model: LesionClassifier, final: LesionClassifier, prepared: PreparedManifest) -> Studies:
+    """What the starting point had seen, and the studies of this manifest."""
+    hashes = prepared.voxel_hashes.values()
+    before = model.studies.fine_tuning
+    now = before.extended(hashes) if before else StudyHashes.make(hashes, study_key(final.state_dict()))
+    return dataclasses.replace(model.studies, fine_tuning=now)
 
 
 def _fit(
@@ -250,6 +290,7 @@ def _figures(run: FinetuneRun) -> dict[str, Any]:
         "auroc_folds": [dataclasses.asdict(fold) for fold in run.folds],
         "auroc_pooled": dataclasses.asdict(run.pooled),
         "auroc_mean": run.mean,
+        "allowed_overlap": list(run.allowed_overlap),
     }
 
 

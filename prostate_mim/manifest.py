@@ -240,6 +240,8 @@ def _check_unique(source: Path, rows: Iterable[ManifestRow]) -> None:
 def _check_patients(source: Path, rows: Iterable[ManifestRow]) -> None:
     folds: dict[str, ManifestRow] = {}
     for row in rows:
+        if row.fold is None:  # a study that was added since the folds were recorded
+            continue
         first = folds.setdefault(row.patient_id, row)
         if first.fold != row.fold:
             raise ManifestError(

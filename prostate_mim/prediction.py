@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,11 @@ from prostate_mim.files import atomic_path
 from prostate_mim.hub import read_release, resolve
 from prostate_mim.hub.release import GOLDEN
 from prostate_mim.hub.weights import read_tensors
-from prostate_mim.manifest import read_manifest
+from prostate_mim.manifest import Point, read_manifest
+from prostate_mim.modality import Guard, refuse_flagged
+from prostate_mim.modality.reference import bundled_reference
 from prostate_mim.studies import Study, open_all
+from prostate_mim.volume import Volume
 
 # Golden outputs were computed on one machine; another's kernels round differently.
 GOLDEN_TOLERANCE = 1e-3
@@ -35,7 +39,12 @@ class StudyPrediction:
     lesion_id: str
     prediction: Prediction
 
-    def to_dict(self) -> dict[str, str | float]:
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What is off with the study's image, one short line each; empty if nothing is."""
+        return self.prediction.flags
+
+    def to_dict(self) -> dict[str, str | float | list[str]]:
         """The columns that ``predict --json`` prints."""
         made = self.prediction
         return {
@@ -46,6 +55,7 @@ class StudyPrediction:
             "revision": made.revision,
             "spec": made.spec,
             "device": made.device,
+            "flags": list(made.flags),
         }
 
 
@@ -69,12 +79,52 @@ class Embeddings:
             np.savez(temporary, study_id=self.study_id, lesion_id=self.lesion_id, embedding=self.embedding)
 
 
-def predict_manifest(model: LesionClassifier, manifest: str | Path) -> list[StudyPrediction]:
-    """A probability for every row: around its lesion, else its gland, else the image centre."""
-    return [
-        StudyPrediction(s.row.study_id, s.row.lesion_id, model.predict(s.volume, s.centre_mm_lps))
-        for s in _studies(manifest, "predicting")
-    ]
+def predict_volume(
+    model: LesionClassifier,
+    volume: Volume,
+    position_mm_lps: Point | None,
+    guard: Guard,
+    *,
+    is_crop: bool = False,
+    strict: bool = False,
+) -> Prediction:
+    """A probability with what the modality guard says of the image.
+
+    Args:
+        model: the classifier.
+        volume: as ``read_volume`` returns it.
+        position_mm_lps: (x, y, z) of the lesion; the image centre if None.
+        guard: as ``load_guard`` makes it.
+        is_crop: the volume is a piece around a lesion.
+        strict: refuse a volume that has flags.
+
+    Raises:
+        VolumeError: the position lies outside; or, if strict, something is off with the image.
+    """
+    report = guard(volume, is_crop)
+    if strict:
+        refuse_flagged(report, volume.source)
+    return dataclasses.replace(model.predict(volume, position_mm_lps), flags=report.flags)
+
+
+def predict_manifest(model: LesionClassifier, manifest: str | Path, *, strict: bool = False) -> list[StudyPrediction]:
+    """A probability for every row: around its lesion, else its gland, else the image centre.
+
+    Args:
+        strict: refuse the first row whose image has flags, instead of carrying them.
+    """
+    guard = load_guard()
+    found = []
+    for study in _studies(manifest, "predicting"):
+        row = study.row
+        made = predict_volume(model, study.volume, study.centre_mm_lps, guard, is_crop=row.is_crop, strict=strict)
+        found.append(StudyPrediction(row.study_id, row.lesion_id, made))
+    return found
+
+
+def load_guard() -> Guard:
+    """The modality guard with the encoder that its statistics are of, the bundled one."""
+    return Guard(PreMIM.from_pretrained(bundled_reference().encoder))
 
 
 def embed_manifest(encoder: PreMIM, manifest: str | Path) -> Embeddings:

@@ -75,8 +75,6 @@ def resample(
     Args:
         size_zyx: voxels of the crop; the spec's if None.
     """
-    from scipy.ndimage import affine_transform
-
     centre = volume.centre_mm_lps if centre_mm_lps is None else np.asarray(centre_mm_lps, float)
     if not volume.contains(centre):
         index = ", ".join(f"{v:.1f}" for v in volume.geometry.position_to_index(centre))
@@ -88,12 +86,11 @@ def resample(
     scale = np.asarray(spec.spacing_mm_zyx) / np.asarray(volume.geometry.spacing_mm_zyx)
     scale = np.where(np.abs(scale - 1) < 1e-4, 1.0, scale)
     start = _start(volume.geometry.position_to_index(centre), scale, size, volume.shape_zyx)
-    source, offset = _smoothed_piece(volume, start, scale, size)
-    voxels = affine_transform(source, scale, start - offset, output_shape=tuple(size), order=1, mode="nearest")
     inside = _inside(start, scale, size, volume.shape_zyx)
+    copied = bool((scale == 1).all())  # then the start is a whole number
+    voxels = _copied(volume, start, size) if copied else _interpolated(volume, start, scale, size)
     voxels[~inside] = 0
-    geometry = volume.geometry.regrid(start, spec.spacing_mm_zyx)
-    return Crop(voxels.astype(np.float32), inside, geometry)
+    return Crop(voxels, inside, volume.geometry.regrid(start, spec.spacing_mm_zyx))
 
 
 def normalise(voxels: FloatArray, inside: BoolArray, spec: InputSpec, source: str = "array") -> FloatArray:
@@ -161,6 +158,34 @@ def _start(
 def _measured(index: npt.NDArray[np.float64], available: int) -> BoolArray:
     """Which indices along an axis lie within half a voxel of the outermost voxel centres."""
     return np.asarray((index > -0.5) & (index < available - 0.5))
+
+
+def _copied(volume: Volume, start: npt.NDArray[np.float64], size: npt.NDArray[np.int_]) -> FloatArray:
+    """A grid whose points all are voxels of the volume: interpolation would give the same, in several times the time.
+
+    Args:
+        start: whole numbers.
+
+    Returns:
+        (z, y, x) float32; 0 outside of the volume.
+    """
+    first = start.astype(int)
+    low, high = np.maximum(first, 0), np.minimum(first + size, volume.shape_zyx)
+    voxels = np.zeros(size, np.float32)
+    taken = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    voxels[tuple(slice(a, b) for a, b in zip(low - first, high - first, strict=True))] = volume.voxels[taken]
+    return voxels
+
+
+def _interpolated(
+    volume: Volume, start: npt.NDArray[np.float64], scale: npt.NDArray[np.float64], size: npt.NDArray[np.int_]
+) -> FloatArray:
+    """A grid between the volume's voxels: (z, y, x) float32, the nearest voxel's value outside of the volume."""
+    from scipy.ndimage import affine_transform
+
+    source, offset = _smoothed_piece(volume, start, scale, size)
+    voxels = affine_transform(source, scale, start - offset, output_shape=tuple(size), order=1, mode="nearest")
+    return np.asarray(voxels, np.float32)
 
 
 def _smoothed_piece(

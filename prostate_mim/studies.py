@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from prostate_mim.errors import ManifestError, NotFoundError, ProstateMimError, UsageError
 from prostate_mim.manifest import Manifest, ManifestRow, Point
 from prostate_mim.preprocess import BoolArray, Crop, mask_on_grid
 from prostate_mim.volume import Volume, read_mask, read_volume
+from prostate_mim.volume.grids import distance_to_mask_mm, holds_any, labelled_places, off_grid_mm, same_grid
 
 MASKS = ("gland", "lesion")
+FARTHEST_FROM_GLAND_MM = 10.0
+"""Gland masks made by machines are often a little small; of the real findings none lies over 0.5 mm outside."""
+
 _SHORTEST_NAME = 4  # a shorter file name identifies nobody, and would be found inside other words
 
 
@@ -29,15 +32,20 @@ class Study:
         volume: the T2w series.
         centre_mm_lps: (x, y, z) of the lesion, else of the gland, else of the image.
         where: how messages name the row.
+        masks: the masks that the row names, by ``MASKS``: labels on their own grids, at least one above 0.
+        notes: what a person should know of this row, one line each, without the row's name, a path or a patient; the
+            caller shows them once, on standard error.
     """
 
     row: ManifestRow
     volume: Volume
     centre_mm_lps: Point
     where: str
+    masks: Mapping[str, Volume] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def read_mask(self, name: str) -> Volume | None:
-        """The row's mask, read now; None where the row has none. A position is no mask.
+        """One of the row's masks; None where the row has none. A position is no mask.
 
         Args:
             name: one of ``MASKS``; ``lesion`` is the row's own lesion, not every lesion of the study.
@@ -46,35 +54,19 @@ class Study:
             (z, y, x) int16 labels on the mask's own grid; at least one is above 0.
 
         Raises:
-            VolumeError, NotFoundError: as ``prostate_mim.volume.read_mask``, with the row in place of the path.
-            ManifestError: the mask is empty, or not of this volume.
-            UsageError: an unknown name.
+            UsageError: an unknown name, or ``open_study`` was told not to read it.
         """
         if name not in MASKS:
             raise UsageError(f"mask {name!r} is unknown; choose {' or '.join(MASKS)}")
-        path = self.row.gland_mask if name == "gland" else self.row.lesion_mask
-        if path is None:
-            return None
-        where = f"{self.where} ({name}_mask)"
-        found, indices = _filled_mask(where, path, self.row.spacing_mm_zyx)
-        bare = self.row.spacing_mm_zyx is not None  # arrays without a place: only an equal shape tells that they match
-        if bare and found.shape_zyx != self.volume.shape_zyx:
-            raise ManifestError(
-                f"{where}: the mask has {found.shape_zyx} voxels, the volume {self.volume.shape_zyx}; "
-                "arrays without geometry need one shape"
-            )
-        places = self.volume.geometry.position_to_index(found.geometry.index_to_position(indices))
-        if not ((places > -0.5) & (places < np.asarray(self.volume.shape_zyx) - 0.5)).all(1).any():
-            raise ManifestError(
-                f"{where}: nothing of the mask lies within the volume; it needs the geometry of this very series"
-            )
-        return found
+        if name not in self.masks and name in _mask_paths(self.row):
+            raise UsageError(f"{self.where}: the {name} mask was left out when the study was opened; ask for it there")
+        return self.masks.get(name)
 
     def mask_on(self, crop: Crop, name: str) -> BoolArray | None:
         """The row's mask on the grid of one of the study's crops: (z, y, x) bool, False in padding; None without one.
 
         Raises:
-            VolumeError, NotFoundError, ManifestError, UsageError: as ``read_mask``.
+            UsageError: an unknown name.
         """
         found = self.read_mask(name)
         if found is None:
@@ -83,25 +75,41 @@ class Study:
         return mask_on_grid(found, crop.geometry, (z, y, x)) & crop.inside
 
 
-def open_study(manifest: Manifest, row: ManifestRow) -> Study:
-    """Read one row's volume and find its centre.
+def open_study(manifest: Manifest, row: ManifestRow, masks: Collection[str] = MASKS) -> Study:
+    """Read one row's volume and masks, and find its centre.
+
+    Args:
+        manifest: for messages.
+        row: one of its rows.
+        masks: which of ``MASKS`` to read and check; one that the centre depends on is read all the same.
 
     Raises:
-        VolumeError, NotFoundError: as ``read_volume``, with the row in place of the path.
-        ManifestError: the lesion lies outside the volume, or a mask is empty.
+        VolumeError, NotFoundError: as ``read_volume`` and ``read_mask``, with the row in place of the path.
+        ManifestError: the lesion lies outside the volume, or over ``FARTHEST_FROM_GLAND_MM`` from the gland; a mask is
+            empty, or nothing of it lies within the volume.
     """
-    with _speak_of(f"{manifest.where(row)} (t2w)", row.t2w):
-        volume = read_volume(row.t2w, spacing_mm_zyx=row.spacing_mm_zyx, sha256=row.sha256)
-    return _place(manifest, row, volume)
+    return _place(manifest, row, _read_volume(manifest, row), masks, None)
 
 
 def open_all(manifest: Manifest) -> Iterator[Study]:
-    """Every row in order; a volume shared by consecutive rows is read once."""
+    """Every row in order; what consecutive rows share is read once."""
     last: Study | None = None
     for row in manifest.rows:
         shared = last is not None and _read_of(last.row) == _read_of(row)
-        last = _place(manifest, row, last.volume) if shared and last else open_study(manifest, row)
+        volume = last.volume if shared and last else _read_volume(manifest, row)
+        last = _place(manifest, row, volume, MASKS, last if shared else None)
         yield last
+
+
+def without_hash(manifest: Manifest) -> str:
+    """A note for the log of a run, empty where every row has a ``sha256``: what it would have shown stays unseen."""
+    rows = sum(row.sha256 is None for row in manifest.rows)
+    if not rows:
+        return ""
+    return (
+        f"{rows} of {len(manifest.rows)} rows have no sha256: a changed bit in an uncompressed volume goes unseen; "
+        "add the column to the manifest"
+    )
 
 
 def _read_of(row: ManifestRow) -> tuple[Path, str | None, Point | None]:
@@ -109,47 +117,92 @@ def _read_of(row: ManifestRow) -> tuple[Path, str | None, Point | None]:
     return row.t2w, row.sha256, row.spacing_mm_zyx
 
 
-def _place(manifest: Manifest, row: ManifestRow, volume: Volume) -> Study:
+def _read_volume(manifest: Manifest, row: ManifestRow) -> Volume:
+    with _speak_of(f"{manifest.where(row)} (t2w)", row.t2w):
+        return read_volume(row.t2w, spacing_mm_zyx=row.spacing_mm_zyx, sha256=row.sha256)
+
+
+def _place(manifest: Manifest, row: ManifestRow, volume: Volume, wanted: Collection[str], last: Study | None) -> Study:
+    """Read the masks (not again those of ``last``, a study of the same volume) and check that all lies together."""
     where = manifest.where(row)
     named = Volume(volume.voxels, volume.geometry, source=f"{where} (t2w)")
-    centre = _centre(manifest, row, named)
+    masks, notes = {}, []
+    central = "" if row.position_mm_lps is not None or row.is_crop else "lesion" if row.lesion_mask else "gland"
+    for name, path in _mask_paths(row).items():
+        if name not in wanted and name != central:
+            continue
+        shared = last is not None and _mask_paths(last.row).get(name) == path
+        mask = last.masks[name] if shared and last else _filled_mask(f"{where} ({name}_mask)", row, path)
+        masks[name] = mask
+        notes.append(_fit(f"{where} ({name}_mask)", name, mask, named, bare=row.spacing_mm_zyx is not None))
+    centre = _centre(row, named, masks)
     if not named.contains(centre):
         raise ManifestError(
             f"{where}: the lesion at ({centre[0]:.1f}, {centre[1]:.1f}, {centre[2]:.1f}) mm lies outside the volume; "
             "position_mm_lps is x y z in LPS (not RAS, not voxels) of this very series"
         )
-    return Study(row, named, centre, where)
+    _check_gland(where, row, masks)
+    return Study(row, named, centre, where, masks, tuple(note for note in notes if note))
 
 
-def _centre(manifest: Manifest, row: ManifestRow, volume: Volume) -> Point:
+def _mask_paths(row: ManifestRow) -> dict[str, Path]:
+    paths = {"gland": row.gland_mask, "lesion": row.lesion_mask}
+    return {name: path for name, path in paths.items() if path is not None}
+
+
+def _filled_mask(where: str, row: ManifestRow, path: Path) -> Volume:
+    with _speak_of(where, path):
+        mask = read_mask(path, spacing_mm_zyx=row.spacing_mm_zyx)
+    if not (mask.voxels > 0).any():
+        raise ManifestError(f"{where}: the mask is empty; remove it or give a position")
+    return mask
+
+
+def _fit(where: str, name: str, mask: Volume, volume: Volume, *, bare: bool) -> str:
+    """Refuse a mask that is not of this volume; a note where it is on another grid, empty where on the same.
+
+    Args:
+        bare: arrays without a place: only an equal shape tells that they match.
+    """
+    if bare and mask.shape_zyx != volume.shape_zyx:
+        raise ManifestError(
+            f"{where}: the mask has {mask.shape_zyx} voxels, the volume {volume.shape_zyx}; "
+            "arrays without geometry need one shape"
+        )
+    if same_grid(mask, volume):
+        return ""
+    places = labelled_places(mask)
+    if not holds_any(places, volume):
+        raise ManifestError(
+            f"{where}: nothing of the mask lies within the volume; it needs the geometry of this very series"
+        )
+    off = off_grid_mm(places, volume)
+    return f"{name}_mask is on another grid than the t2w (up to {off:.2f} mm off its voxels) and is put there by place"
+
+
+def _check_gland(where: str, row: ManifestRow, masks: Mapping[str, Volume]) -> None:
+    """Refuse a lesion far from the gland: it belongs to another patient, or its coordinates to another frame."""
+    if "gland" not in masks:
+        return
+    lesion = {"lesion_mask": labelled_places(masks["lesion"])} if "lesion" in masks else {}
+    position = {} if row.position_mm_lps is None else {"position_mm_lps": np.array([row.position_mm_lps])}
+    for name, places in {**lesion, **position}.items():
+        distance = distance_to_mask_mm(places, masks["gland"])
+        if distance > FARTHEST_FROM_GLAND_MM:
+            raise ManifestError(
+                f"{where} ({name}): the lesion lies {distance:.1f} mm from the gland mask, at most "
+                f"{FARTHEST_FROM_GLAND_MM:g} mm allowed; both must be of this very series, in LPS"
+            )
+
+
+def _centre(row: ManifestRow, volume: Volume, masks: Mapping[str, Volume]) -> Point:
+    """(x, y, z) in mm of the position, else of the middle of the lesion's voxels, of the gland's, of the image."""
     if row.position_mm_lps is not None:
         return row.position_mm_lps
-    for name, path in (("lesion_mask", row.lesion_mask), ("gland_mask", row.gland_mask)):
-        if path is not None and not row.is_crop:
-            return mask_centre(f"{manifest.where(row)} ({name})", path, row.spacing_mm_zyx)
-    x, y, z = (float(v) for v in volume.centre_mm_lps)
+    mask = None if row.is_crop else masks.get("lesion", masks.get("gland"))
+    middle = volume.centre_mm_lps if mask is None else labelled_places(mask).mean(0)
+    x, y, z = (float(v) for v in middle)
     return x, y, z
-
-
-def mask_centre(where: str, path: Path, spacing_mm_zyx: Point | None = None) -> Point:
-    """Centroid (x, y, z) in mm, LPS, of a mask's non-zero voxels.
-
-    Raises:
-        ManifestError: the mask is empty.
-    """
-    mask, indices = _filled_mask(where, path, spacing_mm_zyx)
-    x, y, z = (float(v) for v in mask.geometry.index_to_position(indices.mean(0)))
-    return x, y, z
-
-
-def _filled_mask(where: str, path: Path, spacing_mm_zyx: Point | None) -> tuple[Volume, npt.NDArray[np.intp]]:
-    """A mask, and the (n, 3) indices z, y, x of its non-zero voxels, of which there is at least one."""
-    with _speak_of(where, path):
-        mask = read_mask(path, spacing_mm_zyx=spacing_mm_zyx)
-    indices = np.argwhere(mask.voxels > 0)
-    if len(indices) == 0:
-        raise ManifestError(f"{where}: the mask is empty; remove it or give a position")
-    return mask, indices
 
 
 @contextmanager

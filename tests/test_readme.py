@@ -15,9 +15,10 @@ from prostate_mim.cli import app
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
 TRAINING = (ROOT / "docs/training.md").read_text()
+DATA = (ROOT / "docs/data.md").read_text()
 PAGES = [
-    "README.md", "docs/masked-engine.md", "docs/training.md", "CONTRIBUTING.md", "SECURITY.md", "export/README.md",
-    "hub_cards/resenc-s.mim-t2w/README.md",
+    "README.md", "docs/data.md", "docs/masked-engine.md", "docs/modality.md", "docs/training.md", "CONTRIBUTING.md",
+    "SECURITY.md", "export/README.md", "hub_cards/resenc-s.mim-t2w/README.md",
 ]  # fmt: skip
 
 
@@ -38,12 +39,19 @@ def test_commands_and_options_exist() -> None:
     lines, others = command_lines(TEXT), command_lines(TRAINING)
     assert len(lines) >= 7
     assert len(others) >= 6
-    for name, *rest in (*lines, *others):
+    for name, *rest in (*lines, *others, *command_lines(DATA)):
         command = commands[name]
         while rest and rest[0] in getattr(command, "commands", {}):
             command = command.commands[rest.pop(0)]
         options = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in rest if word.startswith("--")} <= options, name
+
+
+def test_every_data_set_is_on_the_page() -> None:
+    """The page on data has a row for each importer, and for no other."""
+    from prostate_mim.datasets import DATASETS
+
+    assert sorted(re.findall(r"^\| `([a-z0-9-]+)` \|", DATA, re.M)) == sorted(DATASETS)
 
 
 def test_training_configuration_is_read(tmp_path: Path) -> None:

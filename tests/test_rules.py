@@ -20,8 +20,8 @@ LONGEST_MODULE = 330
 
 # A module imports only from those before it; within a subpackage, freely.
 ORDER = (
-    "errors", "_version", "files", "spec", "volume", "preprocess", "manifest", "studies", "folds", "leaks", "phantom",
-    "datasets", "store", "nets", "masked", "mim", "metrics", "hub", "deploy", "encoder", "classifier", "modality",
+    "errors", "_version", "files", "spec", "volume", "preprocess", "modality", "manifest", "studies", "folds", "leaks",
+    "phantom", "datasets", "store", "nets", "masked", "mim", "metrics", "hub", "deploy", "encoder", "classifier",
     "config", "engine", "pictures", "reconstruction", "health", "pretraining", "finetuning", "prediction", "checking",
     "archive", "preview", "looking", "demo", "console", "cli", "__main__",
 )  # fmt: skip
@@ -36,6 +36,7 @@ WRITERS: dict[str, dict[str, str]] = {
         "TemporaryFile": "the helper itself: a probe whether a folder can be written",
     },
     "hub/release.py": {"mkdtemp": "a whole folder is written beside its place and renamed when complete"},
+    "looking/opening.py": {"mkdtemp": "a private folder for the page that the browser opens"},
     "health/drawing.py": {"savefig": "into memory; the page embeds the bytes"},
     "pictures.py": {"savefig": "into memory; the caller embeds the bytes"},
     "preview/picture.py": {"save": "into memory; the caller writes the bytes"},

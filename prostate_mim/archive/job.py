@@ -10,7 +10,7 @@ from prostate_mim.files import sha256_of
 from prostate_mim.hub import read_release, resolve
 from prostate_mim.manifest import Manifest, ManifestRow, read_manifest
 
-FORMAT = 1
+FORMAT = 2  # 2: column flags of predictions
 TASKS = ("embed", "predict")
 
 

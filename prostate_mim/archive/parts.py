@@ -66,15 +66,15 @@ def schema(task: str) -> Any:
     """The parquet columns of a task, in order (a ``pyarrow.Schema``).
 
     row int64 (1 = the first after the manifest's header), study_id, lesion_id, status (``ok`` or ``failed``), reason
-    (empty if ok); embed: embedding list of C float32; predict: probability float64 and device; then model, revision,
-    spec. The task's own columns are null where the row failed.
+    (empty if ok); embed: embedding list of C float32; predict: probability float64, device, and flags (a list of
+    lines: what is off with the image); then model, revision, spec. A task's own columns are null where the row failed.
     """
     arrow, _ = import_pyarrow()
     text = arrow.string()
     own = (
         [("embedding", arrow.list_(arrow.float32()))]
         if task == "embed"
-        else [("probability", arrow.float64()), ("device", text)]
+        else [("probability", arrow.float64()), ("device", text), ("flags", arrow.list_(text))]
     )
     before = [("row", arrow.int64()), *((name, text) for name in ("study_id", "lesion_id", "status", "reason"))]
     return arrow.schema([*before, *own, *((name, text) for name in ("model", "revision", "spec"))])

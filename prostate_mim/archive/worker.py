@@ -97,16 +97,20 @@ def load_compute(job: Job) -> Compute:
         NotFoundError, NetworkError, UsageError: the model cannot be loaded here.
     """
     from prostate_mim.classifier import LesionClassifier
-    from prostate_mim.prediction import load_encoder
+    from prostate_mim.prediction import load_encoder, load_guard, predict_volume
 
     source = job.folder if Path(job.folder).is_dir() else job.model
     if job.task == "predict":
         classifier = LesionClassifier.from_pretrained(source)
         _same_model(job, classifier.revision, classifier.spec)
 
+        guard = load_guard()
+
         def predict(study: Study) -> dict[str, Any]:
-            made = classifier.predict(study.volume, study.centre_mm_lps)
-            return {"probability": made.probability, "device": made.device}
+            made = predict_volume(
+                classifier, study.volume, study.centre_mm_lps, guard, is_crop=study.row.is_crop
+            )  # fmt: skip
+            return {"probability": made.probability, "device": made.device, "flags": list(made.flags)}
 
         return predict
     encoder = load_encoder(source)

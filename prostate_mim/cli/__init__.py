@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from prostate_mim._version import __version__
-from prostate_mim.cli import data, inference, models, pictures, training
+from prostate_mim.cli import data, inference, looking, models, pictures, training
 from prostate_mim.console import run_app
 
 __all__ = ["app", "main"]
@@ -44,6 +44,7 @@ app.command("finetune")(training.finetune_command)
 app.command("predict")(inference.predict)
 app.command("embed")(inference.embed)
 app.command("mask-preview")(pictures.mask_preview)
+app.command("view")(looking.view)
 app.command("export")(models.export)
 app.command("verify")(models.verify)
 app.command("demo")(pictures.demo)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prostate_mim.cli import options
+from prostate_mim.cli import checking, importing, looking, options, splitting
 from prostate_mim.console import bar, plain, show, whole_numbers
 
 app = typer.Typer(help="Prepare studies for training.", no_args_is_help=True)
@@ -48,3 +48,10 @@ def prepare(
 @app.callback()
 def _data() -> None:
     """Prepare studies for training."""
+
+
+app.command("check")(checking.check)
+app.command("import")(importing.import_)
+app.command("sets")(importing.sets)
+app.command("sheet")(looking.sheet)
+app.command("split")(splitting.split)

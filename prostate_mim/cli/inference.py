@@ -23,6 +23,9 @@ def predict(
     manifest: options.Rows = None,
     position: Annotated[str, typer.Option(help="Lesion, mm, LPS, 'x y z'; the image centre if empty.")] = "",
     spacing: options.Spacing = "",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse an image that does not look like axial T2w of a prostate.")
+    ] = False,
     engine: options.Engine = "",
     out: Annotated[Path | None, typer.Option("--out", help="With --engine ray: folder of parquet files.")] = None,
     workers: options.ArchiveWorkers = None,
@@ -40,9 +43,11 @@ def predict(
     if _wants_ray(engine, out=out, **limits):
         if manifest is None or out is None:
             raise UsageError("--engine ray reads a --manifest and writes a folder; give both --manifest and --out")
+        if strict:
+            raise UsageError("--strict has no meaning with --engine ray; look at its column 'flags' instead")
         _archive("predict", model, manifest, out, as_json, **limits)
         return
-    rows = _predictions(study, manifest, model, position, spacing)
+    rows = _predictions(study, manifest, model, position, spacing, strict)
     if as_json:
         values = [row.to_dict() for row in rows]
         show(values if manifest is not None else values[0], True)
@@ -50,21 +55,27 @@ def predict(
     for number, row in enumerate(rows, 1):
         made = row.prediction
         label = f"row {number}: " if manifest is not None else ""
+        for flag in row.flags:
+            typer.echo(f"warning: {label}{flag}", err=True)
         typer.echo(f"{label}{made.probability:.4f}  ({made.model} {made.revision}, spec {made.spec}, {made.device})")
 
 
 def _predictions(
-    study: Path | None, manifest: Path | None, model: str, position: str, spacing: str
+    study: Path | None, manifest: Path | None, model: str, position: str, spacing: str, strict: bool
 ) -> list[StudyPrediction]:
     from prostate_mim.classifier import LesionClassifier
-    from prostate_mim.prediction import StudyPrediction, predict_manifest
+    from prostate_mim.prediction import StudyPrediction, load_guard, predict_manifest, predict_volume
     from prostate_mim.volume import read_volume
 
     if manifest is not None:
-        return predict_manifest(LesionClassifier.from_pretrained(model), manifest)
+        return predict_manifest(LesionClassifier.from_pretrained(model), manifest, strict=strict)
     volume = read_volume(str(study), spacing_mm_zyx=numbers(spacing, "--spacing") if spacing else None)
     place = numbers(position, "--position") if position else None
-    return [StudyPrediction("", "", LesionClassifier.from_pretrained(model).predict(volume, place))]
+    classifier = LesionClassifier.from_pretrained(model)
+    made = predict_volume(
+        classifier, volume, place, load_guard(), is_crop=volume.shape_zyx[0] == 1, strict=strict
+    )  # fmt: skip
+    return [StudyPrediction("", "", made)]
 
 
 def embed(

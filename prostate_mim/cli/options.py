@@ -101,6 +101,12 @@ Epochs = Annotated[int | None, Option(min=1, help="Passes over the lesions in mo
 FullLearningRate = Annotated[
     float | None, Option("--learning-rate", help="Peak of the schedule in mode full.", show_default="0.0002")
 ]
+AllowOverlap = Annotated[
+    bool, Option("--allow-overlap", help="Go on where patients or studies are on both sides; every result says so.")
+]
+PicaiLabels = Annotated[
+    Path | None, Option("--picai-labels", help="Your picai_labels folder: who is in PROSTATEx and in PI-CAI.")
+]
 LayerDecay = Annotated[
     float | None,
     Option(help="Factor on the learning rate for each resolution further from the head.", show_default="1.0"),

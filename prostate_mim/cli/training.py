@@ -84,6 +84,8 @@ def finetune_command(
     seed: o.RunSeed = None,
     trackers: o.Trackers = None,
     resume: o.Resume = False,
+    picai_labels: o.PicaiLabels = None,
+    allow_overlap: o.AllowOverlap = False,
     as_json: o.Json = False,
 ) -> None:
     """Cross-validate a lesion classifier over patients, then train it on everything."""
@@ -96,7 +98,10 @@ def finetune_command(
     config = finetune_config(given)
     encoder = PreMIM.from_pretrained(model)
     spec = encoder.spec.with_size(whole_numbers(size, "--size")) if size else encoder.spec
-    run = finetune(LesionClassifier(encoder, spec), manifest, out, config, resume=resume, store=store)
+    run = finetune(
+        LesionClassifier(encoder, spec), manifest, out, config, resume=resume, store=store,
+        allow_overlap=allow_overlap, picai_labels=picai_labels,
+    )  # fmt: skip
     if as_json:
         show(json.loads((out / "results.json").read_text()) | {"release": str(run.release)}, True)
         return

@@ -6,12 +6,14 @@ import csv
 import difflib
 import io
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prostate_mim.datasets.catalogue import DATASETS
-from prostate_mim.datasets.found import DataSet, Found, FoundRow, ImportOptions
+from prostate_mim.datasets.found import DataSet, Found, FoundRow, ImportOptions, Skipped
 from prostate_mim.errors import ManifestError, NotFoundError, UsageError
 from prostate_mim.files import atomic_path, make_folder, write_text
 from prostate_mim.manifest import read_manifest
@@ -57,7 +59,13 @@ class ImportSummary:
 
 
 def import_dataset(
-    name: str, folder: str | Path, out: str | Path, *, labels: str | Path | None = None, label_source: str | None = None
+    name: str,
+    folder: str | Path,
+    out: str | Path,
+    *,
+    labels: str | Path | None = None,
+    label_source: str | None = None,
+    labelled_only: bool = False,
 ) -> ImportSummary:
     """Read a data set's folder as it was downloaded, and write a manifest of it.
 
@@ -67,6 +75,7 @@ def import_dataset(
         out: the CSV to write; its paths are relative to its own folder.
         labels: labels that do not lie in ``folder``; see the data set's ``labels_help``.
         label_source: one of the data set's ``label_sources``.
+        labelled_only: leave out rows without a label or a place, which fine-tuning refuses and pretraining can use.
 
     Raises:
         UsageError: an unknown set or source, an option this set has no use for, or ``out`` exists or cannot be written.
@@ -84,13 +93,16 @@ def import_dataset(
     derived = final.with_name(f"{final.stem}-files")
     options = ImportOptions(_labels(dataset, labels), _label_source(dataset, label_source), derived)
     make_folder(final.parent)
-    found = dataset.find(source, options)
-    if not found.rows:
-        reasons = "; ".join(f"{count} {reason}" for reason, count in found.skipped_counts().items())
-        raise ManifestError(f"{source}: no study of {dataset.title} in it ({reasons or 'nothing that looks like one'})")
-    with atomic_path(final) as temporary:
-        temporary.write_text(_csv(found, final.parent), encoding="utf-8")
-        read_manifest(temporary)  # what is published must be readable: a refusal here leaves nothing behind
+    with _all_or_nothing(derived):
+        found = dataset.find(source, options)
+        if labelled_only:
+            found = _labelled(found)
+        if not found.rows:
+            reasons = "; ".join(f"{count} {reason}" for reason, count in found.skipped_counts().items())
+            raise ManifestError(f"{source}: no study of {dataset.title} ({reasons or 'nothing that looks like one'})")
+        with atomic_path(final) as temporary:
+            temporary.write_text(_csv(found, final.parent), encoding="utf-8")
+            read_manifest(temporary)  # what is published must be readable: a refusal here leaves nothing behind
     return _summary(dataset, found, final, _write_skipped(found, final))
 
 
@@ -100,6 +112,26 @@ def _dataset(name: str) -> DataSet:
         hint = f"did you mean {near[0]}?" if near else "choose " + ", ".join(sorted(DATASETS))
         raise UsageError(f"data set {name!r} is unknown; {hint}")
     return DATASETS[name]
+
+
+@contextmanager
+def _all_or_nothing(derived: Path) -> Iterator[None]:
+    """Remove the files that an import has made if it ends without a manifest, by Ctrl-C too."""
+    there = derived.exists()
+    try:
+        yield
+    except BaseException:
+        if not there:
+            shutil.rmtree(derived, ignore_errors=True)
+        raise
+
+
+def _labelled(found: Found) -> Found:
+    kept = tuple(row for row in found.rows if row.label is not None and row.has_lesion)
+    others = [row for row in found.rows if row.label is None or not row.has_lesion]
+    reasons = {True: "without a label", False: "labelled, but without a place"}
+    left = tuple(Skipped(f"{row.study_id} {row.lesion_id}".strip(), reasons[row.label is None]) for row in others)
+    return replace(found, rows=kept, skipped=(*found.skipped, *left))
 
 
 def _labels(dataset: DataSet, labels: str | Path | None) -> Path | None:

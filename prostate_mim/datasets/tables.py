@@ -34,7 +34,7 @@ def read_table(path: Path, required: Sequence[str] = ()) -> list[Record]:
     rows = _sheet(path) if path.suffix.lower() == ".xlsx" else _text(path)
     if not rows:
         raise ManifestError(f"{path}: the table is empty; download it again")
-    header = [str(cell).strip() for cell in rows[0]]
+    header = [" ".join(str(cell).split()) for cell in rows[0]]
     known = {plain(name) for name in header}
     missing = [name for name in required if plain(name) not in known]
     if missing:

@@ -15,6 +15,9 @@ class Prediction:
         revision: content hash of its weights.
         spec: fingerprint of the preprocessing.
         device: where it was computed: ``cpu`` or ``cuda``, or ONNX Runtime's execution provider.
+        flags: what is off with the image, one short line each, such as a field of view that no prostate series has;
+            empty if nothing is. ``OnnxClassifier`` fills it by the checks that need no torch, the command
+            ``predict`` by those and the outlier score; ``LesionClassifier.predict`` leaves it empty.
     """
 
     probability: float
@@ -22,3 +25,4 @@ class Prediction:
     revision: str
     spec: str
     device: str
+    flags: tuple[str, ...] = ()

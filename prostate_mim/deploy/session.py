@@ -11,6 +11,7 @@ from prostate_mim.deploy.contract import INPUT, FloatArray
 from prostate_mim.deploy.provenance import Prediction
 from prostate_mim.deploy.runtime import DEVICES, Runtime
 from prostate_mim.errors import BackendError, ResourceError, UsageError, VerificationError
+from prostate_mim.modality import check_modality
 from prostate_mim.preprocess import preprocess
 from prostate_mim.volume import Volume
 
@@ -97,12 +98,16 @@ class OnnxClassifier(_OnnxModel):
     def predict(self, volume: Volume, position_mm_lps: _Point | None = None) -> Prediction:
         """Probability for the lesion at ``position_mm_lps`` (x, y, z in mm, LPS), or at the image centre.
 
+        Its ``flags`` say what is off with the image. A volume of one slice is taken for a crop around a lesion, of
+        which only spacing, sign and repeated pixels can be checked.
+
         Raises:
             VolumeError: the position lies outside the volume, or the crop is constant.
         """
         outputs = self.run(self.prepare(volume, position_mm_lps))
         probability = float(outputs["probability"][0])
-        return Prediction(probability, self.name, self.revision, self.spec.fingerprint, self.device)
+        flags = check_modality(volume, is_crop=volume.shape_zyx[0] == 1).flags
+        return Prediction(probability, self.name, self.revision, self.spec.fingerprint, self.device, flags)
 
 
 class OnnxEncoder(_OnnxModel):

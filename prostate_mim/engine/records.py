@@ -26,13 +26,13 @@ from prostate_mim.errors import UsageError
 from prostate_mim.files import sha256_of, write_text
 
 NAME = "run.json"
-FORMAT = 1
+FORMAT = 2
 PACKAGES = ("torch", "monai", "accelerate", "numpy", "scipy", "blosc2", "safetensors", "nibabel", "SimpleITK")
-GIVEN_AT_BEGIN = ("task", "step", "ranks", "seed", "data_fingerprint", "counts")
+GIVEN_AT_BEGIN = ("task", "step", "ranks", "seed", "data_fingerprint", "counts", "allowed_overlap")
 GIVEN_AT_FINISH = ("step", "weights_sha256")
 KEYS = (
     "format", "task", "code", "packages", "hardware", "ranks", "seed", "command", "data_fingerprint", "counts",
-    "started", "resumed", "finished", "finished_step", "weights_sha256",
+    "allowed_overlap", "started", "resumed", "finished", "finished_step", "weights_sha256",
 )  # fmt: skip
 _SOURCE = Path(__file__).resolve().parents[1]
 _OPTION = re.compile(r"--?[A-Za-z][A-Za-z0-9_-]*$")
@@ -48,7 +48,8 @@ def begin_record(run: Path, values: Mapping[str, Any]) -> None:
 
     Args:
         values: any of ``GIVEN_AT_BEGIN``: task ("pretrain"), step (done before this process; 0 anew), ranks
-            (processes), seed, data_fingerprint (of the store's entries), counts (name -> number, such as studies).
+            (processes), seed, data_fingerprint (of the store's entries), counts (name -> number, such as studies),
+            allowed_overlap (what ``--allow-overlap`` let pass, one line each).
 
     Raises:
         UsageError: an unknown key, or a value that is not plain JSON; or the folder cannot be written.

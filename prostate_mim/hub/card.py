@@ -6,19 +6,24 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from prostate_mim.hub.studies import Studies
+
 _NOT_A_DEVICE = (
     "Research software. **Not a medical device**: not validated, not approved, not to be used for diagnosis or for "
     "any decision about a patient."
 )
 
 
-def make_card(config: Mapping[str, Any], *, terms: str | None = None, body: str = "") -> str:
+def make_card(
+    config: Mapping[str, Any], *, terms: str | None = None, body: str = "", studies: Studies | None = None
+) -> str:
     """A Markdown card from a release's config.
 
     Args:
         config: as for ``write_release``.
         terms: under which terms the training data may be used; asked for in the card if None.
         body: further sections.
+        studies: which studies the weights have seen.
     """
     spec, details = config["spec"], config["details"]
     spacing = " x ".join(f"{v:g}" for v in spec["spacing_mm_zyx"])
@@ -47,6 +52,7 @@ def make_card(config: Mapping[str, Any], *, terms: str | None = None, body: str 
         _NOT_A_DEVICE,
         "",
         body,
+        *([studies.describe()] if studies and studies.known else []),
         "## How it was made",
         "",
         "```json",

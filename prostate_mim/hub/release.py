@@ -1,4 +1,4 @@
-"""The release folder: config.json, model.safetensors, card, golden sample, SHA256SUMS. One writer, one reader."""
+"""The release folder: config.json, weights, card, golden sample, studies.json, SHA256SUMS. One writer, one reader."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from prostate_mim.errors import IntegrityError, NotFoundError, ResourceError, UsageError
 from prostate_mim.files import explain_os_error, make_folder, sha256_of, write_bytes, write_text
+from prostate_mim.hub.studies import STUDIES, Studies, read_studies
 from prostate_mim.spec import InputSpec
 
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ GOLDEN = "golden.safetensors"
 CARD = "README.md"
 SUMS = "SHA256SUMS"
 REQUIRED_FILES = (CONFIG, WEIGHTS, GOLDEN, CARD)
-FILES = (*REQUIRED_FILES, DECODER, SUMS)
+FILES = (*REQUIRED_FILES, DECODER, STUDIES, SUMS)
 KINDS = ("encoder", "classifier")
+_UNKNOWN = Studies()
 _CONFIG_KEYS = {"format", "kind", "name", "architecture", "spec", "weights_dtype", "library_version", "details"}
 
 
@@ -43,6 +45,7 @@ class Release:
         weights_dtype: ``float16`` or ``float32``, as stored.
         details: plain values of the producer (head, masking); see the classes that read them.
         revision: first 16 hex digits of the SHA-256 of the weights file.
+        studies: which studies the weights have seen, where the release says so.
     """
 
     folder: Path
@@ -53,6 +56,7 @@ class Release:
     weights_dtype: str
     details: dict[str, Any]
     revision: str
+    studies: Studies = _UNKNOWN
 
 
 def write_release(
@@ -63,6 +67,7 @@ def write_release(
     weights: Mapping[str, Tensor],
     golden: Mapping[str, Tensor],
     decoder: Mapping[str, Tensor] | None = None,
+    studies: Studies = _UNKNOWN,
 ) -> Path:
     """Write a release folder: everything into a temporary folder beside it, then one rename.
 
@@ -73,6 +78,7 @@ def write_release(
         weights: tensors in their published dtype.
         golden: ``input`` and what the model gives for it, float32.
         decoder: the reconstruction decoder, where the model has one.
+        studies: which studies the weights have seen; no file where nothing is known.
 
     Raises:
         UsageError: the folder holds something already, or cannot be written.
@@ -91,6 +97,8 @@ def write_release(
         write_bytes(temporary / GOLDEN, save(_contiguous(golden)))
         if decoder is not None:
             write_bytes(temporary / DECODER, save(_contiguous(decoder)))
+        if studies.known:
+            write_text(temporary / STUDIES, studies.to_text())
         write_text(temporary / CARD, card)
         write_sums(temporary)
         temporary.chmod(0o755)
@@ -150,6 +158,7 @@ def read_release(folder: str | Path, *, kind: str | None = None) -> Release:
         weights_dtype=config["weights_dtype"],
         details=config["details"],
         revision=sums[WEIGHTS][:16],
+        studies=read_studies(root / STUDIES) if STUDIES in sums else _UNKNOWN,
     )
 
 
@@ -163,6 +172,8 @@ def verify_sums(root: Path) -> dict[str, str]:
     for name in REQUIRED_FILES:
         if name not in sums:
             raise IntegrityError(f"{root}: {SUMS} does not list {name}; the release is incomplete, fetch it again")
+    if STUDIES not in sums and (root / STUDIES).exists():
+        raise IntegrityError(f"{root}: {SUMS} does not list {STUDIES}, which is there; fetch the release again")
     for name, expected in sums.items():
         if not (root / name).is_file():
             raise IntegrityError(f"{root}: {name} is missing; fetch the release again")

@@ -24,6 +24,8 @@ from prostate_mim.errors import UsageError
 from prostate_mim.files import sha256_of
 from prostate_mim.health.report import write_report
 from prostate_mim.hub.release import WEIGHTS
+from prostate_mim.hub.studies import Studies, study_key
+from prostate_mim.leaks import StudyHashes
 from prostate_mim.manifest import Manifest, read_manifest
 from prostate_mim.mim import BlockGrid, MaskedImageModel
 from prostate_mim.nets import build_encoder
@@ -85,7 +87,7 @@ def pretrain(
         augmentation=config.augmentation, resume=resume, allow_change=allow_change,
     )  # fmt: skip
     if launched_rank() == 0:
-        _publish(weights, config, len(prepared.rows), run)
+        _publish(weights, config, prepared, run)
     return run / "release"
 
 
@@ -145,6 +147,7 @@ def _begin(run: Path, config: PretrainConfig, prepared: PreparedManifest, step: 
     """Write down what runs, on what, with which configuration."""
     write_config(run / "config.toml", config)
     counts = {"studies": len(prepared.rows), "left_out": len(prepared.failures)}
+    counts["without_sha256"] = sum(one.row.sha256 is None for one in prepared.rows)
     values = {"task": "pretrain", "step": step, "ranks": launched_ranks(), "seed": config.loop.seed}
     begin_record(run, {**values, "data_fingerprint": prepared.fingerprint, "counts": counts})
 
@@ -153,14 +156,16 @@ def _report(run: Path, state: str) -> None:
     write_report(run, state=state)
 
 
-def _publish(weights: dict[str, Tensor], config: PretrainConfig, studies: int, run: Path) -> None:
+def _publish(weights: dict[str, Tensor], config: PretrainConfig, prepared: PreparedManifest, run: Path) -> None:
     mim = make_model(config)
     mim.load_state_dict(weights, strict=True)
-    details: dict[str, Any] = {"training": {**config_to_dict(config), "studies": studies}}
+    details: dict[str, Any] = {"training": {**config_to_dict(config), "studies": len(prepared.rows)}}
     details["training"].pop("watch", None)  # a path
     details["mim"] = mim_details(mim, config.spec)
     model = PreMIM(config.architecture, config.spec, name=config.name, details=details)
     model.encoder.load_state_dict(mim.encoder.state_dict(), strict=True)
+    hashes = prepared.voxel_hashes.values()
+    model.studies = Studies(pretraining=StudyHashes.make(hashes, study_key(model.encoder.state_dict())))
     release = model.eval().save_pretrained(run / "release", decoder=mim.reconstructor())
     finish_record(run, step=config.loop.steps, weights_sha256=sha256_of(release / WEIGHTS))
     write_report(run)

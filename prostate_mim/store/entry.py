@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ from prostate_mim.volume.geometry import Geometry
 
 _ENTRIES, _LOCKS = "entries", "locks"
 _LONGEST_JSON = 1 << 16
-_FIELDS = {"format", "key", "array", "scale", "offset", "inside_zyx", "masks", "geometry", "digest"}
+_FIELDS = {
+    "format", "key", "array", "scale", "offset", "inside_zyx", "masks", "geometry", "voxel_hash", "digest",
+}  # fmt: skip
 _ARRAY_FIELDS = {"sha256", "shape"}
 _GEOMETRY_FIELDS = {"spacing_mm_zyx", "origin_mm_lps", "direction"}
 
@@ -175,6 +178,7 @@ def _describe(study: PreparedStudy, key: str, sha256: str) -> str:
             "origin_mm_lps": study.geometry.origin_mm_lps,
             "direction": np.asarray(study.geometry.direction, float).tolist(),
         },
+        "voxel_hash": study.voxel_hash,
     }
     return canonical({**values, "digest": digest(canonical(values))}) + "\n"
 
@@ -195,12 +199,14 @@ def _parse(text: bytes, entry: Entry, mapped: bool) -> tuple[PreparedStudy, str]
         scale, offset = _numbers([values["scale"], values["offset"]], 2)
         _check(scale > 0, "scale")
         geometry = _geometry(values["geometry"])
+        voxels_hash = values["voxel_hash"]
+        _check(isinstance(voxels_hash, str) and re.fullmatch("[0-9a-f]{64}", voxels_hash) is not None, "voxel_hash")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise IntegrityError("its description is damaged, or of another version") from error
     file = StoredFile(entry.array, (shape[0], shape[1], shape[2], shape[3]), mapped)
     labels = StoredArray(file, LABELS, np.uint8) if masks else None
     voxels = StoredArray(file, VOXELS, np.int16)
-    study = PreparedStudy(voxels, scale, offset, (box[0], box[1], box[2]), labels, masks, geometry)
+    study = PreparedStudy(voxels, scale, offset, (box[0], box[1], box[2]), labels, masks, geometry, voxels_hash)
     return study, str(values["array"]["sha256"])
 
 

@@ -16,7 +16,7 @@ from prostate_mim.files import sha256_of
 from prostate_mim.manifest import ManifestRow
 from prostate_mim.spec import InputSpec
 
-FORMAT = 1
+FORMAT = 2
 """Version of the files of an entry."""
 
 _DECIDING = ("spec.py", "preprocess.py", "studies.py", "volume", "store")

@@ -63,6 +63,11 @@ class PreparedManifest:
     reused: int
     fingerprint: str
 
+    @property
+    def voxel_hashes(self) -> dict[int, str]:
+        """Row number -> ``voxel_hash`` of its whole volume, for ``leaks``; nothing is read again."""
+        return {one.row.number: one.study.voxel_hash for one in self.rows if one.study.voxel_hash}
+
 
 @dataclass(frozen=True)
 class StoreSummary:

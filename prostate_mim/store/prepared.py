@@ -14,6 +14,7 @@ from prostate_mim.preprocess import BoolArray, Crop, FloatArray, resample
 from prostate_mim.spec import InputSpec
 from prostate_mim.studies import MASKS, Study
 from prostate_mim.volume.geometry import Geometry
+from prostate_mim.volume.voxel_hash import voxel_hash
 
 Interval = tuple[int, int]
 Box = tuple[Interval, Interval, Interval]
@@ -53,6 +54,7 @@ class PreparedStudy:
         labels: (z, y, x) uint8, read-only; bit values as in ``BITS``; None where the row names no mask.
         masks: which of ``BITS`` the row names.
         geometry: where the grid lies (LPS, mm).
+        voxel_hash: of the whole volume as it was read, see ``volume.voxel_hash``; empty where nobody took it.
     """
 
     voxels: Voxels
@@ -62,6 +64,7 @@ class PreparedStudy:
     labels: Voxels | None
     masks: frozenset[str]
     geometry: Geometry
+    voxel_hash: str = ""
 
     def __post_init__(self) -> None:
         for array in (self.voxels, self.labels):
@@ -126,7 +129,7 @@ def prepare_study(study: Study, spec: InputSpec) -> PreparedStudy:
     voxels, scale, offset = quantise(crop.voxels, box)
     _check_step(crop, scale, spec, study.volume.source)
     labels, names = _labels(study, crop)
-    return PreparedStudy(voxels, scale, offset, box, labels, names, crop.geometry)
+    return PreparedStudy(voxels, scale, offset, box, labels, names, crop.geometry, voxel_hash(study.volume))
 
 
 def measured_box(inside: BoolArray) -> Box:

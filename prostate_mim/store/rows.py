@@ -48,7 +48,8 @@ class Outcome:
         number: the manifest's row number.
         status: prepared, reused, failed, or busy (another process is making the entry: come back later).
         key: the entry's; empty where it failed.
-        reason: why it failed, or what was wrong with an entry that had to be made again; no path, no patient.
+        reason: why it failed, or what a person should know of it: a mask on another grid, an entry that was damaged and
+            had to be made again; no path, no patient.
         study: the prepared study, where there is no store.
     """
 
@@ -79,7 +80,8 @@ def _prepare(job: Job) -> Outcome:
     key = entry_key(job.row, job.spec, job.code, job.where)
     number = job.row.number
     if job.store is None:
-        return Outcome(number, PREPARED, key, study=_read(job, key))
+        study, notes = _read(job, key)
+        return Outcome(number, PREPARED, key, "; ".join(notes), study)
     entry = Entry(job.store, key)
     good, _ = _look(entry)
     if good:  # needs no lock: a complete entry may lie in a store that can only be read
@@ -91,8 +93,10 @@ def _prepare(job: Job) -> Outcome:
         good, damage = _look(entry)
         if good:
             return Outcome(number, REUSED, key)
-        entry.write(_read(job, key))
-    return Outcome(number, PREPARED, key, f"the entry was damaged ({damage}) and was made again" if damage else "")
+        study, notes = _read(job, key)
+        entry.write(study)
+    again = [f"the entry was damaged ({damage}) and was made again"] if damage else []
+    return Outcome(number, PREPARED, key, "; ".join((*again, *notes)))
 
 
 def _look(entry: Entry) -> tuple[bool, str]:
@@ -103,8 +107,10 @@ def _look(entry: Entry) -> tuple[bool, str]:
         return False, str(error)
 
 
-def _read(job: Job, key: str) -> PreparedStudy:
-    study = prepare_study(open_study(Manifest(job.manifest, (job.row,)), job.row), job.spec)
+def _read(job: Job, key: str) -> tuple[PreparedStudy, tuple[str, ...]]:
+    """The prepared study, and what a person should know of it."""
+    opened = open_study(Manifest(job.manifest, (job.row,)), job.row)
+    study = prepare_study(opened, job.spec)
     if entry_key(job.row, job.spec, job.code, job.where) != key:
         raise VolumeError(f"{job.where}: a file of it changed while it was read; let it rest and prepare it again")
-    return study
+    return study, opened.notes

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import zipfile
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -55,19 +54,23 @@ def read_npz(path: Path, name: str, max_voxels: int) -> Array:
     Raises:
         VolumeError: no array or several, damaged, over ``max_voxels``, or not real numbers.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            if len(members) != 1 or not members[0].filename.endswith(".npy"):
-                raise VolumeError(f"{name}: holds {len(members)} arrays, exactly 1 allowed; save the volume alone")
-            with archive.open(members[0]) as stream:
-                return _decode(raw_chunks(stream), name, max_voxels)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise VolumeError(f"{name}: damaged zip archive ({_first_line(error)}); copy the file again") from error
+    with path.open("rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                members = archive.infolist()
+                if len(members) != 1 or not members[0].filename.endswith(".npy"):
+                    raise VolumeError(f"{name}: holds {len(members)} arrays, exactly 1 allowed; save the volume alone")
+                with archive.open(members[0]) as stream:
+                    return _decode(raw_chunks(stream), name, max_voxels)
+        except (VolumeError, MemoryError):
+            raise
+        except Exception as error:  # zipfile and its decompressors raise whatever damage they met
+            raise VolumeError(f"{name}: damaged zip archive ({_first_line(error)}); copy the file again") from error
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    line = (str(error).splitlines() or [type(error).__name__])[0][:100]  # numpy repeats the header, whatever it holds
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
 def _decode(chunks: Iterable[bytes], name: str, max_voxels: int) -> Array:

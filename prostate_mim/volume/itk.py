@@ -84,7 +84,7 @@ def _attempt(step: Callable[[], Any], name: str) -> Any:
             return step()
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[-1] if lines else "no reason given"
+        reason = lines[-1][:300] if lines else "no reason given"
         raise VolumeError(f"{name}: SimpleITK cannot read it ({reason}); convert it again") from error
 
 

@@ -158,15 +158,17 @@ def whole_numbers(text: str, name: str, key: str) -> tuple[int, ...]:
 def sibling(path: Path, name: str, key: str, value: str, *, alone: bool) -> Path:
     """The file beside ``path`` that a header refers to by its plain name.
 
+    Messages do not repeat the name: files are named after patients.
+
     Raises:
         VolumeError: a path, a list or a pattern instead of a name; a missing file; or ``alone``.
     """
     strange = not value or value in (".", "..") or any(letter in value for letter in "/\\:%\0 \t")
     if strange or value.upper().startswith("LIST"):
-        raise VolumeError(f"{name}: {key} is {value[:60]!r}, must be LOCAL or the plain name of a file beside it")
+        raise VolumeError(f"{name}: {key} must be LOCAL or the plain name of a file beside it; correct the header")
     if alone:
-        raise VolumeError(f"{name}: sha256 cannot cover a second file ({key} is {value[:60]!r}); convert to one file")
+        raise VolumeError(f"{name}: sha256 cannot cover the second file that {key} names; convert to one file")
     data = path.parent / value
     if not data.is_file():
-        raise VolumeError(f"{name}: {key} is {value[:60]!r}, which is not a file beside it; copy both files")
+        raise VolumeError(f"{name}: {key} names a file that is not beside it; copy both files")
     return data

@@ -6,7 +6,7 @@ import logging
 import math
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +131,25 @@ def read_nifti(path: Path, name: str, max_voxels: int) -> RawImage:
     Raises:
         VolumeError: damaged, wrong length, ambiguous or missing geometry, or nibabel reads it otherwise.
     """
-    header, data = _content(path, name, max_voxels)
+    found: list[NiftiHeader] = []
+
+    def declare(data: bytearray) -> int | None:
+        header = parse_header(data, name, max_voxels)
+        if header is None:
+            return None
+        found.append(header)
+        return header.total_bytes
+
+    data = whole_file(path, name, declare)
+    return image_of(found[0], data, name)
+
+
+def image_of(header: NiftiHeader, data: bytearray, name: str) -> RawImage:
+    """The image in the verified bytes of a file, whose header was parsed from them.
+
+    Raises:
+        VolumeError: ambiguous or missing geometry, or nibabel reads it otherwise.
+    """
     spacing, candidates, field = _frame(header, name)
     voxels, matrix = _decode(header, data, name)
     gap = min(_gap(matrix, candidate, header.sizes_ijk) for candidate in candidates)
@@ -142,17 +160,12 @@ def read_nifti(path: Path, name: str, max_voxels: int) -> RawImage:
     return RawImage(voxels, spacing, (x, y, z), affine[:, :3] / np.asarray(spacing), field)
 
 
-def _content(path: Path, name: str, max_voxels: int) -> tuple[NiftiHeader, bytearray]:
-    """The checked header, and every byte of the (decompressed) file."""
-    found: list[NiftiHeader] = []
+def whole_file(path: Path, name: str, declare: Callable[[bytearray], int | None]) -> bytearray:
+    """Every byte of the (decompressed) file, exactly as many as ``declare`` finds in its header.
 
-    def declare(data: bytearray) -> int | None:
-        header = parse_header(data, name, max_voxels)
-        if header is None:
-            return None
-        found.append(header)
-        return header.total_bytes
-
+    Raises:
+        VolumeError: damaged, another length, compressed where the name says otherwise, or refused by ``declare``.
+    """
     with path.open("rb") as stream:
         zipped = stream.read(2) == b"\x1f\x8b"
         stream.seek(0)
@@ -161,8 +174,7 @@ def _content(path: Path, name: str, max_voxels: int) -> tuple[NiftiHeader, bytea
             raise VolumeError(
                 f"{name}: the content is {state} but the name says otherwise; rename it (.nii or .nii.gz)"
             )
-        data = collect(inflated_chunks(stream, name, GZIP) if zipped else raw_chunks(stream), name, declare)
-    return found[0], data
+        return collect(inflated_chunks(stream, name, GZIP) if zipped else raw_chunks(stream), name, declare)
 
 
 def _decode(header: NiftiHeader, data: bytearray, name: str) -> tuple[Array, FloatArray]:
@@ -170,7 +182,7 @@ def _decode(header: NiftiHeader, data: bytearray, name: str) -> tuple[Array, Flo
     import nibabel
 
     stated = (header.sizes_ijk, header.dtype, header.offset, *_scale(header, name))
-    with _quiet():
+    with _by_nibabel(name):
         image = (nibabel.Nifti1Image if header.version == 1 else nibabel.Nifti2Image).from_bytes(data)
         proxy: Any = image.dataobj
         sizes = (*image.shape, 1)[:3]
@@ -187,14 +199,19 @@ def _decode(header: NiftiHeader, data: bytearray, name: str) -> tuple[Array, Flo
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep nibabel's remarks off standard error; infinite and NaN voxels are refused later."""
+def _by_nibabel(name: str) -> Iterator[None]:
+    """Keep nibabel's remarks off standard error, and name its refusals; infinite and NaN voxels are refused later."""
     logger = logging.getLogger("nibabel.global")
     before, logger.disabled = logger.disabled, True
     try:
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+    except (VolumeError, MemoryError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise VolumeError(f"{name}: nibabel cannot read it ({reason}); convert or copy the file again") from error
     finally:
         logger.disabled = before
 

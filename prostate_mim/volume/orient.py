@@ -76,6 +76,14 @@ def check_frame(name: str, image: RawImage) -> None:
         )
 
 
+def on_file_axes(voxels: Array, image: RawImage) -> Array:
+    """The way back: voxels (z, y, x) on the canonical grid of ``image`` -> (k, j, i) on the axes of its file."""
+    axes = closest_axes(image.direction)
+    flips = [bool(image.direction[axis, axes[axis]] < 0) for axis in range(3)]
+    voxels = voxels[tuple(slice(None, None, -1 if flip else 1) for flip in flips[::-1])]
+    return voxels.transpose(np.argsort([2 - axis for axis in axes[::-1]]))
+
+
 def canonical(image: RawImage, name: str, *, any_stack: bool = False) -> Volume:
     """Reorient to (z, y, x) with x to the Left, y to Posterior, z to Superior; physical positions are unchanged.
 

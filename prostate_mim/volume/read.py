@@ -6,7 +6,8 @@ import difflib
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +32,16 @@ def read_volume(
     """Read one axial series strictly, in the canonical orientation; nothing is repaired or resampled.
 
     Args:
-        source: ``.nii``, ``.nii.gz``, ``.mha``, ``.mhd``, ``.nrrd``, a folder with exactly one DICOM series, a bare
-            array (``.npy``, ``.npy.gz``, ``.npz``) or a numpy array (z, y, x), or (y, x) taken as depth 1.
+        source: ``.nii``, ``.nii.gz``, ``.mha``, ``.mhd``, ``.nrrd``, a folder with exactly one DICOM series
+            (uncompressed: nothing in compressed slices tells of damage), a bare array (``.npy``, ``.npy.gz``,
+            ``.npz``) or a numpy array (z, y, x), or (y, x) taken as depth 1.
         spacing_mm_zyx: spacing of a bare array, needed there; elsewhere it must agree with the file within 1%.
         sha256: expected hash of the (single) file, 64 hex digits.
         max_voxels: most voxels allowed, checked before anything is allocated.
 
     Returns:
         Volume: voxels (z, y, x), x to the patient's Left, y to Posterior, z to Superior, of the file's number type
-        (float32 where NIfTI rescales); physical positions are the file's. Bare arrays start at (0, 0, 0).
+        (float32 where NIfTI or DICOM rescales); physical positions are the file's. Bare arrays start at (0, 0, 0).
 
     Raises:
         NotFoundError: the path does not exist.
@@ -69,10 +71,32 @@ def read_mask(source: Source, *, spacing_mm_zyx: Sequence[float] | None = None) 
     return Volume(checks.as_labels(volume.source, volume.voxels), volume.geometry, volume.source)
 
 
+def read_stored(source: str | os.PathLike[str]) -> RawImage:
+    """Read an image or a mask strictly, on the axes of its own file: what ``write_mask_like`` writes on.
+
+    Args:
+        source: any format of ``read_volume`` that stores a place; not a bare array.
+
+    Raises:
+        NotFoundError: the path does not exist.
+        VolumeError: damaged, implausible, not axial, or a bare array.
+        ResourceError: out of memory.
+    """
+    name = _one_line(source)
+    with _typed(name):
+        path = Path(source)
+        kind = _kind(path, name)
+        if kind in (".npy", ".npz"):
+            raise VolumeError(f"{name}: a bare array stores no place; give the volume that was read from it")
+        image = _read_image(path, name, kind, MAX_VOXELS, alone=False)
+        canonical(image, name)
+        return image
+
+
 def _read(source: Source, spacing: Sequence[float] | None, sha256: str | None, max_voxels: int) -> Volume:
-    """Dispatch, with every foreign exception turned into one of ours."""
+    """Dispatch by the kind of source."""
     name = "array" if isinstance(source, np.ndarray) else _one_line(source)
-    try:
+    with _typed(name):
         stated = None if spacing is None else _spacing(name, spacing)
         if isinstance(source, np.ndarray):
             if sha256 is not None:
@@ -81,6 +105,13 @@ def _read(source: Source, spacing: Sequence[float] | None, sha256: str | None, m
         if not isinstance(source, str | os.PathLike):
             raise VolumeError(f"{name}: source is a {type(source).__name__}, must be a path or a numpy array")
         return _read_path(Path(source), name, stated, sha256, max_voxels)
+
+
+@contextmanager
+def _typed(name: str) -> Iterator[None]:
+    """Turn every foreign exception into one of ours."""
+    try:
+        yield
     except ProstateMimError:
         raise
     except MemoryError as error:

@@ -92,13 +92,19 @@ def _meta(volume: Volume, element_type: str) -> bytes:
         "TransformMatrix": _join(matrix),
         "Offset": _join(geometry.origin_mm_lps),
         "CenterOfRotation": "0 0 0",
-        "AnatomicalOrientation": "RAI",
+        "AnatomicalOrientation": _letters(geometry.direction),
         "ElementSpacing": _join(geometry.spacing_mm_zyx[::-1]),
         "DimSize": " ".join(str(size) for size in volume.shape_zyx[::-1]),
         "ElementType": element_type,
         "ElementDataFile": "LOCAL",
     }
     return "".join(f"{key} = {value}\n" for key, value in lines.items()).encode() + packed
+
+
+def _letters(direction: FloatArray) -> str:
+    """Where each axis comes from: RAI (right, anterior, inferior) for LPS axes. A remark; no reader goes by it."""
+    nearest = [int(np.abs(column).argmax()) for column in np.asarray(direction).T]
+    return "".join("RAI"[n] if direction[n][axis] > 0 else "LPS"[n] for axis, n in enumerate(nearest))
 
 
 def _join(values: Any) -> str:

@@ -79,6 +79,7 @@ def test_predictions_equal_one_process(
     assert table["probability"].to_pylist() == [made.prediction.probability for made in expected]
     assert len(set(table["probability"].to_pylist())) > 1
     assert table["device"].to_pylist() == [made.prediction.device for made in expected]
+    assert table["flags"].to_pylist() == [list(made.flags) for made in expected]
     with pytest.raises(UsageError, match="this release is 'encoder'"):
         again(job, model=str(small_encoder))
 

@@ -97,7 +97,17 @@ def test_every_option_of_a_training_is_used() -> None:
     """No option of pretrain or finetune is read by nobody: it sets a key, or the command itself takes it."""
     own = {
         "pretrain": {"manifest", "out", "config", "store", "skip_bad", "settings", "resume", "allow_change", "as_json"},
-        "finetune": {"manifest", "out", "store", "model", "size", "resume", "as_json"},
+        "finetune": {
+            "manifest",
+            "out",
+            "store",
+            "model",
+            "size",
+            "resume",
+            "allow_overlap",
+            "picai_labels",
+            "as_json",
+        },
     }
     for command, table in (("pretrain", settings.PRETRAIN), ("finetune", settings.FINETUNE)):
         assert set(COMMANDS[command].parameters) - {"help"} == own[command] | set(table), command

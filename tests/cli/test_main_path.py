@@ -41,12 +41,23 @@ def test_1_pretrain(run, cohort: Path, work: Path) -> None:
 @pytest.mark.parametrize("mode", ["linear", "full"])
 def test_2_finetune(run, cohort: Path, work: Path, mode: str) -> None:
     """Fine-tuning reports one AUROC per patient-grouped fold with its interval, and releases a classifier."""
-    made = run(
+    # Pretrained on these very phantoms to save time: refused, unless it is allowed and written down.
+    words = (
         "finetune", "--model", work / "mim", "--manifest", cohort, "--out", work / mode, "--mode", mode, "--folds", 2,
         "--epochs", 1, "--device", "cpu", "--json",
     )  # fmt: skip
+    refused = run(*words)
+    assert (refused.code, refused.out) == (9, "")
+    assert "the model was trained on this study" in refused.err
+    made = run(*words, "--allow-overlap")
     assert made.code == 0, made.err
     results = made.json
+    assert all("the model was trained on this study" in message for message in results["allowed_overlap"])
+    assert len(results["allowed_overlap"]) == len({row["study_id"] for row in csv.DictReader(cohort.open(newline=""))})
+    released = json.loads((work / mode / "release" / "config.json").read_text())["details"]["finetuning"]
+    record = json.loads((work / mode / "run.json").read_text())
+    assert released["allowed_overlap"] == record["allowed_overlap"] == results["allowed_overlap"]
+    assert record["finished"] and record["task"] == "finetune"
     assert len(results["auroc_folds"]) == 2
     for fold in [*results["auroc_folds"], results["auroc_pooled"]]:
         assert 0 <= fold["low"] <= fold["value"] <= fold["high"] <= 1

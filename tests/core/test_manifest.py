@@ -187,13 +187,15 @@ def test_identifier_in_the_wrong_column(tmp_path, value):
 
 
 def test_patient_in_two_folds(tmp_path):
-    """A patient in two folds, or in one fold and none, is refused by both rows; in one fold it is read."""
+    """A patient in two folds is refused by both rows; in one fold, or in one that is not recorded yet, it is read."""
     first = {**BASE, "lesion_id": "a", "fold": "0"}
-    for fold in ("1", ""):
-        message = refusal(table(tmp_path, first, {**first, "lesion_id": "b", "fold": fold}))
-        assert "row 2" in message
-        assert "in row 1; a patient belongs to one fold" in message
-    assert len(read_manifest(table(tmp_path, first, {**first, "lesion_id": "b"})).rows) == 2
+    message = refusal(table(tmp_path, first, {**first, "lesion_id": "b", "fold": "1"}))
+    assert "row 2" in message
+    assert "in row 1; a patient belongs to one fold" in message
+    for fold in ("0", ""):
+        assert len(read_manifest(table(tmp_path, first, {**first, "lesion_id": "b", "fold": fold})).rows) == 2
+    third = {**first, "lesion_id": "c", "fold": "1"}
+    assert "row 3" in refusal(table(tmp_path, first, {**first, "lesion_id": "b", "fold": ""}, third))
 
 
 def test_no_rows(tmp_path):

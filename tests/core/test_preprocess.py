@@ -112,6 +112,27 @@ def volumes_and_specs(conform: bool = False):
 
 
 @LAWS
+@given(volumes_and_specs(conform=True), st.tuples(*[st.integers(1, 44)] * 3), st.tuples(*[st.floats(0, 1)] * 3))
+def test_copying_is_interpolation_at_voxels(case, size, place):
+    """A grid of the volume's own voxels, wherever it lies and however far it reaches beyond: bit for bit the same."""
+    volume, spec = case
+    centre = volume.geometry.index_to_position(np.array(place) * (np.array(volume.shape_zyx) - 1))
+    found = resample(volume, spec, centre, size)
+    start = np.rint(volume.geometry.position_to_index(found.geometry.origin_mm_lps))
+    wanted = scipy.ndimage.affine_transform(
+        volume.voxels, np.ones(3), start, output_shape=size, order=1, mode="nearest"
+    )  # fmt: skip
+    np.testing.assert_array_equal(found.voxels, np.where(found.inside, wanted, 0))
+    assert found.inside.any()
+    # negative control: the neighbouring voxels are others
+    moved = scipy.ndimage.affine_transform(
+        volume.voxels, np.ones(3), start + np.array([0, 0, 1]), output_shape=size, order=1, mode="nearest"
+    )  # fmt: skip
+    columns = found.inside.any((0, 1)).sum()
+    assert columns == 1 or not np.array_equal(found.voxels, np.where(found.inside, moved, 0))
+
+
+@LAWS
 @given(volumes_and_specs())
 def test_shape_and_statistics(case):
     """Any volume gives the spec's shape, mean 0 and deviation 1 over measured voxels, exactly 0 elsewhere."""

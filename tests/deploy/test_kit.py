@@ -15,6 +15,7 @@ import pytest
 
 from prostate_mim.classifier import LesionClassifier
 from prostate_mim.deploy.runtime import CPU, why_no_cuda
+from prostate_mim.modality import check_volume
 from prostate_mim.volume import Volume, read_volume, write_volume
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +30,8 @@ _RUN = (
 
 def run(script: str, *arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", _RUN, str(KIT / script), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    path = os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])  # the latter cuts its network off
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,9 @@ def test_prediction(study: Path, classifier: LesionClassifier, classifier_file: 
         "revision": expected.revision,
         "spec": classifier.spec.fingerprint,
         "device": CPU,
+        "flags": [finding.message for finding in check_volume(read_volume(study))],
     }
+    assert any("field of view" in flag for flag in found["flags"])
 
 
 @pytest.mark.parametrize(

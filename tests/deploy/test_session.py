@@ -28,6 +28,7 @@ from prostate_mim.errors import (
     VerificationError,
     VolumeError,
 )
+from prostate_mim.phantom import make_study
 from prostate_mim.volume import Volume, read_volume, write_volume
 
 NO_CUDA = runtime.why_no_cuda(onnxruntime)
@@ -63,6 +64,16 @@ def test_predict_equals_torch(
     assert (found.model, found.revision, found.spec) == (expected.model, expected.revision, expected.spec)
     assert found.device == CPU
     np.testing.assert_array_equal(model.prepare(volume, position), classifier.prepare(volume, position).numpy())
+
+
+def test_prediction_carries_flags(classifier_file: Path, make_volume: Callable[..., Volume]) -> None:
+    """What the checks without torch find; nothing for a good phantom, and for one slice only what a crop is asked."""
+    model = OnnxClassifier(classifier_file, device="cpu")
+    assert model.predict(make_study(77, 0).volume).flags == ()
+    flags = model.predict(make_volume()).flags
+    assert any(flag.startswith("field of view along x is 36 mm, allowed 85 to 270 mm") for flag in flags)
+    assert model.predict(make_volume(shape=(1, 80, 72))).flags == ()
+    assert len(model.predict(make_volume(shape=(1, 80, 72), spacing=(3.0, 2.0, 2.0))).flags) == 1
 
 
 def test_predictions_differ_between_positions(classifier_file: Path, make_volume: Callable[..., Volume]) -> None:

@@ -13,7 +13,7 @@ from prostate_mim.errors import ManifestError, NotFoundError, UsageError, Volume
 from prostate_mim.manifest import Manifest, read_manifest
 from prostate_mim.spec import InputSpec
 from prostate_mim.store import prepare_study
-from prostate_mim.studies import open_all
+from prostate_mim.studies import open_all, open_study
 from prostate_mim.volume import Volume, read_mask, write_volume
 
 SPEC = InputSpec(size_zyx=(6, 24, 24))
@@ -40,11 +40,9 @@ def test_unreadable_masks_name_the_row_and_no_path(cohort, tmp_path, name):
     path = tmp_path / f"Mueller_{name}.nii.gz"
     path.write_bytes(b"Mueller, Hans")
     listed = changed_list(cohort, tmp_path, position_mm_lps="0 0 0", **{f"{name}_mask": str(path)})
-    (study,) = open_all(changed_list(cohort, tmp_path))
-    study = replace(study, row=listed.rows[0])
     for error in (VolumeError, NotFoundError):
         with pytest.raises(error) as caught:
-            prepare_study(study, SPEC)
+            open_study(listed, listed.rows[0])
         assert str(caught.value).startswith(f"{listed.path} row 1 ({name}_mask): ")
         assert "Mueller" not in str(caught.value)
         path.unlink(missing_ok=True)
@@ -58,9 +56,9 @@ def test_useless_masks_are_refused(cohort, tmp_path):
     empty = Volume(whole.voxels * 0, whole.geometry)
     for found, words in ((empty, "the mask is empty"), (Volume(whole.voxels, moved), "lies within the volume")):
         write_volume(found, path := tmp_path / f"{len(words)}.nii.gz")
-        (study,) = open_all(changed_list(cohort, tmp_path, gland_mask=str(path)))
         with pytest.raises(ManifestError, match=rf"row 1 \(gland_mask\): .*{words}"):
-            prepare_study(study, SPEC)
+            list(open_all(changed_list(cohort, tmp_path, gland_mask=str(path))))
+    (study,) = open_all(changed_list(cohort, tmp_path))
     with pytest.raises(UsageError, match="'glnad' is unknown; choose gland or lesion"):
         study.read_mask("glnad")
 
@@ -75,9 +73,9 @@ def test_arrays_without_geometry_need_one_shape(tmp_path, shape, fits):
     (tmp_path / "list.csv").write_text(
         "study_id,patient_id,t2w,gland_mask,spacing_mm_zyx,is_crop\na,a,t2w.npy,gland.npy,3 0.5 0.5,1\n"
     )
-    (study,) = open_all(read_manifest(tmp_path / "list.csv"))
     if not fits:
         with pytest.raises(ManifestError, match=r"row 1 \(gland_mask\): the mask has \(6, 20, 22\) voxels"):
-            prepare_study(study, SPEC.with_size((6, 20, 20)))
+            list(open_all(read_manifest(tmp_path / "list.csv")))
         return
+    (study,) = open_all(read_manifest(tmp_path / "list.csv"))
     np.testing.assert_array_equal(prepare_study(study, SPEC.with_size((6, 20, 20))).mask("gland"), gland > 0)

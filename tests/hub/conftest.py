@@ -20,6 +20,8 @@ from torch import nn
 
 from prostate_mim.classifier import LesionClassifier
 from prostate_mim.encoder import PreMIM
+from prostate_mim.hub import Studies
+from prostate_mim.leaks import StudyHashes
 
 HERE = Path(__file__).resolve().parent
 
@@ -41,7 +43,8 @@ def _randomised(module: nn.Module, seed: int) -> None:
 
 
 def _encoder(seed: int) -> PreMIM:
-    model = PreMIM(name="resenc-s.test", details={"seed": seed})
+    seen = Studies(pretraining=StudyHashes.make([f"{number:064x}" for number in range(3)], f"{seed:032x}"))
+    model = PreMIM(name="resenc-s.test", details={"seed": seed}, studies=seen)
     _randomised(model.encoder, seed)
     return model.eval()
 

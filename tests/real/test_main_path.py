@@ -11,6 +11,7 @@ from make_manifests import write_all
 
 from prostate_mim import LesionClassifier, OnnxClassifier, PreMIM, finetune, pretrain, read_volume
 from prostate_mim.engine.settings import LoopConfig
+from prostate_mim.errors import ManifestError
 from prostate_mim.finetuning import FinetuneConfig
 from prostate_mim.pretraining import PretrainConfig
 from prostate_mim.spec import InputSpec
@@ -35,7 +36,11 @@ def classifier(manifests: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     # A small learning rate: saturated probabilities would agree whatever the input.
     lesions = LoopConfig(batch=4, learning_rate=1e-5, warmup=1, device="cpu")
     config = FinetuneConfig(mode="full", folds=3, epochs=1, loop=lesions)
-    run = finetune(model, manifests / "findings.csv", work / "lesions", config)
+    # The path is tested, not the figure: the findings lie in volumes that were just pretrained on.
+    with pytest.raises(ManifestError, match="the model was trained on this study"):
+        finetune(model, manifests / "findings.csv", work / "refused", config)
+    run = finetune(model, manifests / "findings.csv", work / "lesions", config, allow_overlap=True)
+    assert len(run.allowed_overlap) == 8  # one a study: 8 of the 10 patients were pretrained on
     assert run.pooled.lesions == 15
     assert run.pooled.positives == 4
     assert all(fold.value is not None for fold in run.folds)

@@ -70,7 +70,7 @@ def test_entries_are_compressed_and_described_without_identities(filled):
     array, description = (next(data for name, data in files.items() if name.endswith(end)) for end in ("b2nd", "json"))
     assert len(array) < 2 * 16 * 128 * 128  # less than the voxels alone as plain int16
     assert set(json.loads(description)) == {
-        "format", "key", "array", "scale", "offset", "inside_zyx", "masks", "geometry", "digest",
+        "format", "key", "array", "scale", "offset", "inside_zyx", "masks", "geometry", "voxel_hash", "digest",
     }  # fmt: skip
     row = manifest.rows[0]
     for identity in (row.study_id, row.patient_id, row.t2w.name, str(manifest.path.parent)):
@@ -133,7 +133,8 @@ def test_damage_is_remade_aloud(small, suffix, capfd):
 @pytest.mark.parametrize(
     "change",
     [
-        {"scale": 0.0}, {"scale": True}, {"scale": "1"}, {"offset": 1e999}, {"format": 2}, {"key": "0" * 64},
+        {"scale": 0.0}, {"scale": True}, {"scale": "1"}, {"offset": 1e999}, {"format": 1}, {"key": "0" * 64},
+        {"voxel_hash": ""}, {"voxel_hash": 1}, {"voxel_hash": "F" * 64},
         {"inside_zyx": [[0, 4], [0, 16]]}, {"inside_zyx": [[0, 4], [0, 16], [0, 17]]}, {"masks": ["gland", "zone"]},
         {"masks": []}, {"array": {"sha256": "0", "shape": [2, 4, 16]}}, {"array": []}, {"extra": 1},
         {"geometry": {"spacing_mm_zyx": [1, 1, 1], "origin_mm_lps": [0, 0, 0], "direction": [[1, 0, 0]]}},

@@ -183,7 +183,7 @@ def run_script(manifest, store: Path, guard: str) -> subprocess.Popen[str]:
     script = store.parent / "script.py"
     script.write_text(SCRIPT.format(guard=guard))
     command = [sys.executable, str(script), str(manifest.path), str(store)]
-    root = str(Path(__file__).parents[2])
+    root = os.pathsep.join([str(Path(__file__).parents[2]), os.environ["PYTHONPATH"]])
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": root}
     )

@@ -1,0 +1,8 @@
+"""Rows, and files of small volumes in every format."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # leak_rows.py
