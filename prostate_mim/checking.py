@@ -16,7 +16,7 @@ from prostate_mim.leaks import Leak, model_saw, overlap_between, read_aliases, s
 from prostate_mim.manifest import Manifest, ManifestRow, read_manifest
 from prostate_mim.modality import Finding, Guard
 from prostate_mim.prediction import load_guard
-from prostate_mim.studies import Study, open_all
+from prostate_mim.studies import Study, open_all, without_hash
 from prostate_mim.volume.voxel_hash import voxel_hash
 
 Progress = Callable[[int, int], None]
@@ -142,7 +142,8 @@ def check_manifest(
     reader = _Reader(len(listed.rows) + (len(other.rows) if other else 0), progress)
     rows, hashes = reader.read(listed, load_guard())
     leaks = [*same_voxels(listed.rows, hashes), *same_person(listed.rows, aliases, _folds(listed))]
-    notes = []
+    unhashed = without_hash(listed)
+    notes = [unhashed] if unhashed else []
     if other is not None:
         others, other_hashes = reader.read(other, None)
         leaks += overlap_between(listed.rows, hashes, other.rows, other_hashes, aliases)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,5 +198,7 @@ def _studies(manifest: str | Path, label: str) -> Iterator[Study]:
     with progress_bar() as bar:
         task = bar.add_task(label, total=len(listed.rows))
         for study in open_all(listed):
+            for note in study.notes:
+                sys.stderr.write(f"warning: row {study.row.number}: {note}\n")
             yield study
             bar.advance(task)

@@ -80,7 +80,7 @@ def _image(path: Path, name: str, channel: int, max_voxels: int) -> RawImage:
         raise VolumeError(f"{name}: channel {channel} was asked for, there are {channels}, counted from 0")
     start = header.offset + channel * _bytes(header)
     # What lies between the header and the voxels (extensions) stays where it is
-    single_file = head + data[len(head) : header.offset] + data[start : start + _bytes(header)]
+    single_file = bytearray().join((head, data[len(head) : header.offset], data[start : start + _bytes(header)]))
     return nifti.image_of(header, single_file, name)
 
 

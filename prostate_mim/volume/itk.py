@@ -1,7 +1,9 @@
-"""The one place that lets SimpleITK read pixels, after our own checks have passed: DICOM, MetaImage and NRRD.
+"""The one place that lets SimpleITK read, after our own checks have passed: DICOM, MetaImage and NRRD.
 
 SimpleITK alone accepts every bit-flipped compressed .mha (200 of 200 measured), and one flipped letter in the name of
-a header field makes it return garbage voxels; so what it reads must equal, to the last bit, what our pass verified.
+a header field makes it return garbage voxels. So voxels are those our own pass verified, and what SimpleITK reads in
+the header (sizes, number type, geometry) must agree. A header that could mean other voxels to SimpleITK without any of
+that changing (byte order, where the voxels start) is decoded by both, and every bit must agree.
 """
 
 from __future__ import annotations
@@ -15,7 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from prostate_mim.errors import VolumeError
+from prostate_mim.volume.checks import Array
 from prostate_mim.volume.orient import RawImage
+
+# number type without its byte order -> SimpleITK's name of it
+_PIXELS = {
+    **{f"i{size}": f"sitkInt{8 * size}" for size in (1, 2, 4, 8)},
+    **{f"u{size}": f"sitkUInt{8 * size}" for size in (1, 2, 4, 8)},
+    **{f"f{size}": f"sitkFloat{8 * size}" for size in (4, 8)},
+}
 
 
 def read_series(paths: Sequence[Path], name: str) -> RawImage:
@@ -35,7 +45,7 @@ def read_series(paths: Sequence[Path], name: str) -> RawImage:
     return _raw(image, name, "ImageOrientationPatient")
 
 
-def read_verified(path: Path, image_io: str, verified: RawImage, name: str) -> RawImage:
+def read_verified(path: Path, image_io: str, verified: RawImage, name: str, *, decode: bool) -> RawImage:
     """Read a MetaImage or NRRD file of which every byte has been verified.
 
     Args:
@@ -43,6 +53,10 @@ def read_verified(path: Path, image_io: str, verified: RawImage, name: str) -> R
         image_io: ITK's name of the format's reader.
         verified: what our own pass found.
         name: the file, as the user gave it.
+        decode: let SimpleITK decode the voxels too (costs as much as all else), and compare them.
+
+    Returns:
+        RawImage: the verified voxels, with the geometry as SimpleITK reports it.
 
     Raises:
         VolumeError: SimpleITK refuses the file, or reads anything other than ``verified``.
@@ -54,18 +68,35 @@ def read_verified(path: Path, image_io: str, verified: RawImage, name: str) -> R
     reader.SetImageIO(image_io)
     _attempt(reader.ReadImageInformation, name)
     _agree(name, "size", reader.GetSize(), verified.voxels.shape[::-1])  # before anything is allocated
-    found = _raw(_attempt(reader.Execute, name), name, verified.field)
+    _check_type(reader, name, verified.voxels.dtype)
+    found = _framed(reader, verified.voxels, verified.field)
     _agree(name, "spacing", found.spacing_mm_ijk, verified.spacing_mm_ijk)
     _agree(name, "origin", found.origin_mm_lps, verified.origin_mm_lps)
     _agree(name, "direction", found.direction.ravel(), verified.direction.ravel())
+    if not decode:
+        return found
+    decoded = _raw(_attempt(reader.Execute, name), name, verified.field).voxels
     voxels = verified.voxels.astype(verified.voxels.dtype.newbyteorder("="), copy=False)
     bits = f"u{voxels.itemsize}"  # as bits, NaN equals NaN
-    if found.voxels.dtype != voxels.dtype or not np.array_equal(found.voxels.view(bits), voxels.view(bits)):
+    if decoded.dtype != voxels.dtype or not np.array_equal(decoded.view(bits), voxels.view(bits)):
         raise VolumeError(
-            f"{name}: SimpleITK reads {found.voxels.dtype} voxels other than the {voxels.dtype} ones its bytes hold;"
+            f"{name}: SimpleITK reads {decoded.dtype} voxels other than the {voxels.dtype} ones its bytes hold;"
             " the header is ambiguous, convert the file again"
         )
     return found
+
+
+def _check_type(reader: Any, name: str, dtype: np.dtype[np.generic]) -> None:
+    """Refuse a number type other than ``dtype``, and voxels of several values."""
+    import SimpleITK
+
+    stated = getattr(SimpleITK, _PIXELS[dtype.str[1:]])
+    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1 or reader.GetPixelID() != stated:
+        kind = SimpleITK.GetPixelIDValueAsString(reader.GetPixelID())
+        raise VolumeError(
+            f"{name}: SimpleITK reads {reader.GetDimension()}-D voxels of {reader.GetNumberOfComponents()} {kind}, the"
+            f" header says 3-D voxels of 1 {dtype.name}; the header is ambiguous, convert the file again"
+        )
 
 
 def _agree(name: str, what: str, found: npt.ArrayLike, stated: npt.ArrayLike) -> None:
@@ -94,12 +125,17 @@ def _raw(image: Any, name: str, field: str) -> RawImage:
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         parts = image.GetNumberOfComponentsPerPixel()
         raise VolumeError(f"{name}: {image.GetDimension()}-D with {parts} values a voxel, must be 3-D, 1 value")
-    i, j, k = (float(value) for value in image.GetSpacing())
-    x, y, z = (float(value) for value in image.GetOrigin())
-    direction = np.asarray(image.GetDirection(), float).reshape(3, 3)
     voxels = SimpleITK.GetArrayFromImage(image)
     if voxels.dtype.kind not in "iuf":
         raise VolumeError(f"{name}: voxel type {voxels.dtype} is not a real number; store int16 or float32")
+    return _framed(image, voxels, field)
+
+
+def _framed(source: Any, voxels: Array, field: str) -> RawImage:
+    """Voxels with the geometry of an image, or of a reader that has read the header."""
+    i, j, k = (float(value) for value in source.GetSpacing())
+    x, y, z = (float(value) for value in source.GetOrigin())
+    direction = np.asarray(source.GetDirection(), float).reshape(3, 3)
     return RawImage(voxels, (i, j, k), (x, y, z), direction, field)
 
 

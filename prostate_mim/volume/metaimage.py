@@ -1,8 +1,9 @@
-"""MetaImage (.mha, .mhd): verified here (header, exact length, zlib's checksum), decoded by SimpleITK."""
+"""MetaImage (.mha, .mhd): verified here (header, exact length, zlib's checksum), as SimpleITK reads it."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from prostate_mim.volume.orient import RawImage
 from prostate_mim.volume.payload import ZLIB, exactly, inflated_chunks, raw_chunks
 
 MAX_HEADER = 1 << 16
+PLAIN_BYTES = 4096  # writers need no more
 _TYPES = {
     "MET_CHAR": "i1",
     "MET_UCHAR": "u1",
@@ -35,6 +37,15 @@ _ALIASES = {
     "ElementByteOrderMSB": "BinaryDataByteOrderMSB",
 }
 _FIXED = {"ObjectType": "Image", "NDims": "3", "BinaryData": "True", "ElementNumberOfChannels": "1", "HeaderSize": "0"}
+# Fields of which our reading and ITK's can differ in nothing but the values that ITK reports, in the one form that
+# writers use. A colon, a strange space, a long line or any other field could mean other voxels to ITK. Its own fields
+# begin with capitals: ITK_ and small letters are remarks that it copies from a DICOM or NIfTI file.
+_PLAIN = re.compile(
+    rb"(?:(?:ObjectType|NDims|BinaryData|BinaryDataByteOrderMSB|CompressedData|CompressedDataSize|TransformMatrix|Offset"
+    rb"|CenterOfRotation|AnatomicalOrientation|ElementSpacing|DimSize|ElementType"
+    rb"|ElementDataFile|(?:ITK_|[a-z])\w{0,60}(?:\[\d\])?)"
+    rb" = [\w?.+-]{1,40}(?: [\w?.+-]{1,40}){0,8}\n)+"
+)
 _OPTIONAL = ("ElementNumberOfChannels", "HeaderSize")
 
 
@@ -50,7 +61,7 @@ def read_meta(path: Path, name: str, max_voxels: int, *, alone: bool) -> RawImag
     Raises:
         VolumeError: damaged, wrong length, no geometry, a reference outside its folder, or read otherwise by SimpleITK.
     """
-    fields, start = _fields(path, name)
+    fields, head = _fields(path, name)
     sizes, dtype = _layout(fields, name, max_voxels)
     i, j, k = numbers(fields.get("ElementSpacing", "missing"), 3, name, "ElementSpacing")
     x, y, z = numbers(fields.get("Offset", "missing"), 3, name, "Offset")
@@ -60,7 +71,7 @@ def read_meta(path: Path, name: str, max_voxels: int, *, alone: bool) -> RawImag
     data = path if local else sibling(path, name, "ElementDataFile", fields["ElementDataFile"], alone=alone)
     packed = _flag(fields, "CompressedData", name)
     with data.open("rb") as stream:
-        stream.seek(start if local else 0)
+        stream.seek(len(head) if local else 0)
         stated = fields.get("CompressedDataSize")
         size = data.stat().st_size - stream.tell()
         if packed and stated is not None and stated != str(size):
@@ -71,11 +82,12 @@ def read_meta(path: Path, name: str, max_voxels: int, *, alone: bool) -> RawImag
         raise VolumeError(f"{name}: CompressedDataSize is missing and SimpleITK needs it; convert the file again")
     voxels = np.frombuffer(content, dtype).reshape(sizes[::-1])
     verified = RawImage(voxels, (i, j, k), (x, y, z), matrix.T, "TransformMatrix")
-    return read_verified(path, "MetaImageIO", verified, name)
+    plain = local and dtype.str[0] != ">" and len(head) <= PLAIN_BYTES and _PLAIN.fullmatch(head)
+    return read_verified(path, "MetaImageIO", verified, name, decode=not plain)
 
 
-def _fields(path: Path, name: str) -> tuple[dict[str, str], int]:
-    """The ``Key = value`` lines up to ElementDataFile, which must be the last, and where the data start."""
+def _fields(path: Path, name: str) -> tuple[dict[str, str], bytes]:
+    """The ``Key = value`` lines up to ElementDataFile, which must be the last; as fields and as bytes."""
     with path.open("rb") as stream:
         head = stream.read(MAX_HEADER)
     fields: dict[str, str] = {}
@@ -88,7 +100,7 @@ def _fields(path: Path, name: str) -> tuple[dict[str, str], int]:
         fields[key] = value.strip()
         start = end + 1
         if key == "ElementDataFile":
-            return fields, start
+            return fields, head[:start]
     raise VolumeError(f"{name}: ElementDataFile is missing from the header; not a MetaImage file, or truncated")
 
 

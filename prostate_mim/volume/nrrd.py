@@ -1,4 +1,4 @@
-"""NRRD (.nrrd), raw or gzip: verified here (header, exact length, checksum), decoded by SimpleITK."""
+"""NRRD (.nrrd), raw or gzip: verified here (header, exact length, checksum), as SimpleITK reads it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prostate_mim.errors import VolumeError
 from prostate_mim.volume.checks import check_size
 from prostate_mim.volume.geometry import FloatArray
 from prostate_mim.volume.itk import read_verified
-from prostate_mim.volume.metaimage import MAX_HEADER, header_line, numbers, sibling, whole_numbers
+from prostate_mim.volume.metaimage import MAX_HEADER, PLAIN_BYTES, header_line, numbers, sibling, whole_numbers
 from prostate_mim.volume.orient import RawImage
 from prostate_mim.volume.payload import GZIP, exactly, inflated_chunks, raw_chunks
 
@@ -34,6 +34,12 @@ _SPACES = {
     **dict.fromkeys(("right-anterior-superior", "ras"), (-1.0, -1.0, 1.0)),
     **dict.fromkeys(("left-anterior-superior", "las"), (1.0, -1.0, 1.0)),
 }
+# As in metaimage.py: fields of which our reading and ITK's can differ in nothing but what ITK reports
+_PLAIN = re.compile(
+    rb"NRRD000[1-5]\n(?:#[ -~]{0,200}\n|(?:type|dimension|space|sizes|space directions|endian|encoding|space origin)"
+    rb": [\w.,()+-]{1,90}(?: [\w.,()+-]{1,90}){0,8}\n|kinds: domain domain domain\n"
+    rb"|(?:ITK_|Modality|[a-z])\w{0,60}(?:\[\d\])?:=[\w?.+-]{1,40}(?: [\w?.+-]{1,40}){0,8}\n)+\n"
+)
 _SKIPS = ("line skip", "lineskip", "byte skip", "byteskip")
 
 
@@ -44,23 +50,24 @@ def read_nrrd(path: Path, name: str, max_voxels: int, *, alone: bool) -> RawImag
         VolumeError: damaged, wrong length, no geometry, unsupported encoding, a reference outside its folder, or read
             otherwise by SimpleITK.
     """
-    fields, start = _fields(path, name)
+    fields, head = _fields(path, name)
     sizes, dtype = _layout(fields, name, max_voxels)
     spacing, origin, direction = _frame(fields, name)
     detached = fields.get("data file", fields.get("datafile"))
     data = path if detached is None else sibling(path, name, "data file", detached, alone=alone)
     packed = _choice(fields, "encoding", ("raw", "gzip", "gz"), name) != "raw"
     with data.open("rb") as stream:
-        stream.seek(start if detached is None else 0)
+        stream.seek(len(head) if detached is None else 0)
         chunks = inflated_chunks(stream, name, GZIP) if packed else raw_chunks(stream)
         content = exactly(chunks, name, math.prod(sizes) * dtype.itemsize)
     voxels = np.frombuffer(content, dtype).reshape(sizes[::-1])
     verified = RawImage(voxels, spacing, origin, direction, "space directions")
-    return read_verified(path, "NrrdImageIO", verified, name)
+    plain = detached is None and dtype.str[0] != ">" and len(head) <= PLAIN_BYTES and _PLAIN.fullmatch(head)
+    return read_verified(path, "NrrdImageIO", verified, name, decode=not plain)
 
 
-def _fields(path: Path, name: str) -> tuple[dict[str, str], int]:
-    """The ``field: value`` lines, and where the data start (after the first blank line, or the end of the file)."""
+def _fields(path: Path, name: str) -> tuple[dict[str, str], bytes]:
+    """The ``field: value`` lines, and the header they are in (to the first blank line, or the end of the file)."""
     with path.open("rb") as stream:
         head = stream.read(MAX_HEADER)
     if head[:7] != b"NRRD000":
@@ -71,7 +78,7 @@ def _fields(path: Path, name: str) -> tuple[dict[str, str], int]:
         line = header_line(head[start:end], name)
         start = end + 1
         if not line:
-            return fields, start
+            return fields, head[:start]
         key, colon, value = line.partition(":")
         if line.startswith("#") or value.startswith("="):
             continue
@@ -80,7 +87,7 @@ def _fields(path: Path, name: str) -> tuple[dict[str, str], int]:
         fields[key.strip().lower()] = value.strip()
     if not {"data file", "datafile"} & fields.keys():
         raise VolumeError(f"{name}: the header has no end; not a NRRD file, or truncated")
-    return fields, start
+    return fields, head[:start]
 
 
 def _choice(fields: Mapping[str, str], key: str, allowed: tuple[str, ...], name: str) -> str:

@@ -93,7 +93,8 @@ def canonical(image: RawImage, name: str, *, any_stack: bool = False) -> Volume:
         any_stack: skip the refusal of sagittal and coronal stacks (bare arrays, axial by convention).
 
     Returns:
-        Volume with C-contiguous, native-endian voxels of the same number type; oblique stays oblique.
+        Volume with C-contiguous, native-endian voxels of the same number type; oblique stays oblique. They are
+        those of ``image`` themselves, not a copy, where nothing had to be moved.
 
     Raises:
         VolumeError: implausible geometry, or a sagittal or coronal stack.
@@ -114,7 +115,7 @@ def canonical(image: RawImage, name: str, *, any_stack: bool = False) -> Volume:
     direction = direction * np.where(flips, -1.0, 1.0)[None, :]
     voxels = image.voxels.transpose([2 - axis for axis in axes[::-1]])
     voxels = voxels[tuple(slice(None, None, -1 if flip else 1) for flip in flips[::-1])]
-    native = np.array(voxels, dtype=image.voxels.dtype.newbyteorder("="), order="C", copy=True)
+    native = np.require(voxels, image.voxels.dtype.newbyteorder("="), ["C", "A", "W"])
     x, y, z = (float(value) for value in spacing)
     geometry = Geometry((z, y, x), (float(origin[0]), float(origin[1]), float(origin[2])), direction)
     return Volume(native, geometry, name)

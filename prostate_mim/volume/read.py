@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,9 @@ def _read(source: Source, spacing: Sequence[float] | None, sha256: str | None, m
         if isinstance(source, np.ndarray):
             if sha256 is not None:
                 raise VolumeError(f"{name}: sha256 is for files, not arrays; leave it out")
-            return canonical(arrays.array_image(source, name, stated, max_voxels), name, any_stack=True)
+            volume = canonical(arrays.array_image(source, name, stated, max_voxels), name, any_stack=True)
+            shared = np.may_share_memory(volume.voxels, source)
+            return replace(volume, voxels=volume.voxels.copy()) if shared else volume  # the caller may change its own
         if not isinstance(source, str | os.PathLike):
             raise VolumeError(f"{name}: source is a {type(source).__name__}, must be a path or a numpy array")
         return _read_path(Path(source), name, stated, sha256, max_voxels)

@@ -65,7 +65,7 @@ Seconds = tuple[float, float]  # reading, preparing
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--data", type=Path, help="folder of real volumes (.nii.gz), beside the phantoms")
+    parser.add_argument("--data", type=Path, help="folder that holds real volumes (.nii.gz) itself, beside the phantoms")
     parser.add_argument("--studies", type=int, default=8, help="phantoms")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--run", nargs="+", default=list(RUNS), choices=RUNS)
@@ -109,6 +109,8 @@ def written(options: argparse.Namespace, folder: Path) -> dict[str, list[Path]]:
     volumes = {"phantoms": [make_study(1, index).volume for index in range(options.studies)]}
     if options.data:
         volumes["real"] = [read_volume(path) for path in sorted(options.data.glob("*.nii.gz"))]
+        if not volumes["real"]:
+            raise SystemExit(f"{options.data}: no .nii.gz in this very folder")
     files: dict[str, list[Path]] = {}
     for suffix in options.format:
         if suffix == ".mha" and importlib.util.find_spec("itk") is None:
