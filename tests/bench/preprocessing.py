@@ -65,7 +65,7 @@ Seconds = tuple[float, float]  # reading, preparing
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--data", type=Path, help="folder that holds real volumes (.nii.gz) itself, beside the phantoms")
+    parser.add_argument("--data", type=Path, help="folder with real .nii.gz volumes in it, beside the phantoms")
     parser.add_argument("--studies", type=int, default=8, help="phantoms")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--run", nargs="+", default=list(RUNS), choices=RUNS)
