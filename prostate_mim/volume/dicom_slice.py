@@ -86,7 +86,7 @@ def parse_slice(path: Path, name: str, max_voxels: int) -> DicomSlice | None:
     colour = found.text("PhotometricInterpretation")
     if frames != "1" or samples != 1 or colour != "MONOCHROME2":
         raise VolumeError(
-            f"{name}: {frames[:16]} frames of {samples} samples ({colour[:16]}), must be 1 frame of 1 sample"
+            f"{name}: {frames[:16]!r} frames of {samples} samples ({colour[:16]!r}), must be 1 frame of 1 sample"
             " (MONOCHROME2); convert the series to NIfTI"
         )
     spacing = found.numbers("PixelSpacing", 2)

@@ -258,7 +258,7 @@ def test_a_damaged_study_is_named(phantoms: Path, tmp_path: Path, capsys: pytest
     assert "warning: row 2 is left out" in said
     assert damaged.name not in said
     record = json.loads((tmp_path / "rest" / "run.json").read_text())
-    assert record["counts"] == {"studies": 3, "left_out": 1}
+    assert record["counts"] == {"studies": 3, "left_out": 1, "without_sha256": 3}
     assert details(tmp_path / "rest")["training"]["studies"] == 3
 
 

@@ -273,7 +273,8 @@ def test_slopes_of_their_own_are_refused(tmp_path):
     ("tags", "word"),
     [
         ({"PhotometricInterpretation": "MONOCHROME1"}, "MONOCHROME1"),
-        ({"NumberOfFrames": "5"}, "5 frames"),
+        ({"PhotometricInterpretation": "MONO\r\nX"}, "MONO"),  # found by atheris: the message had two lines
+        ({"NumberOfFrames": "5"}, "'5' frames"),
         ({"BitsStored": 10, "HighBit": 9}, "BitsStored 10 allows 0 to 1023"),
         ({"BitsStored": 12, "HighBit": 15}, "HighBit 15"),
         ({"PixelPaddingValue": 17}, "PixelPaddingValue 17"),
