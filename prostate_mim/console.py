@@ -30,6 +30,15 @@ def bar(label: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
+@contextmanager
+def waiting(label: str) -> Iterator[None]:
+    """A sign of life on stderr for work of unknown length; nothing is written where that is no terminal."""
+    from rich.console import Console
+
+    with Console(stderr=True).status(label):
+        yield
+
+
 def numbers(text: str, option: str) -> tuple[float, float, float]:
     """Three numbers of an option's text, separated by spaces or commas."""
     try:

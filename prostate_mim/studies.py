@@ -14,7 +14,7 @@ from prostate_mim.errors import ManifestError, NotFoundError, ProstateMimError, 
 from prostate_mim.manifest import Manifest, ManifestRow, Point
 from prostate_mim.preprocess import BoolArray, Crop, mask_on_grid
 from prostate_mim.volume import Volume, read_mask, read_volume
-from prostate_mim.volume.grids import distance_to_mask_mm, holds_any, labelled_places, off_grid_mm, same_grid
+from prostate_mim.volume.grids import distance_to_mask_mm, grid_note, holds_any, labelled_places
 
 MASKS = ("gland", "lesion")
 FARTHEST_FROM_GLAND_MM = 10.0
@@ -169,15 +169,12 @@ def _fit(where: str, name: str, mask: Volume, volume: Volume, *, bare: bool) -> 
             f"{where}: the mask has {mask.shape_zyx} voxels, the volume {volume.shape_zyx}; "
             "arrays without geometry need one shape"
         )
-    if same_grid(mask, volume):
-        return ""
-    places = labelled_places(mask)
-    if not holds_any(places, volume):
+    note = grid_note(mask, volume)
+    if note and not holds_any(labelled_places(mask), volume):
         raise ManifestError(
             f"{where}: nothing of the mask lies within the volume; it needs the geometry of this very series"
         )
-    off = off_grid_mm(places, volume)
-    return f"{name}_mask is on another grid than the t2w (up to {off:.2f} mm off its voxels) and is put there by place"
+    return f"{name}_mask {note}" if note else ""
 
 
 def _check_gland(where: str, row: ManifestRow, masks: Mapping[str, Volume]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prostate_mim.cli import options
-from prostate_mim.console import plain, show
+from prostate_mim.console import plain, show, waiting
 
 if TYPE_CHECKING:
     from prostate_mim.datasets import DataSet, ImportSummary
@@ -30,7 +30,10 @@ def import_(
     """Read a public data set as it was downloaded, and write a manifest of it. Nothing is downloaded or changed."""
     from prostate_mim.datasets import import_dataset
 
-    summary = import_dataset(name, folder, out, labels=labels, label_source=label_source, labelled_only=labelled_only)
+    with waiting("reading every image and mask once"):
+        summary = import_dataset(
+            name, folder, out, labels=labels, label_source=label_source, labelled_only=labelled_only
+        )
     if as_json:
         show(plain(summary), as_json=True)
     else:

@@ -11,6 +11,7 @@ from prostate_mim.looking.page import Marker, study_page
 from prostate_mim.manifest import Manifest, ManifestRow, Point, read_manifest
 from prostate_mim.studies import Study, open_study
 from prostate_mim.volume import Volume, read_mask, read_volume
+from prostate_mim.volume.grids import grid_note, holds_any, labelled_places
 
 # Zones by their usual short names; any other text of a manifest's zone column is not repeated.
 ZONES = ("PZ", "TZ", "CZ", "AS", "AFS", "AFMS", "SV")
@@ -93,11 +94,13 @@ def file_looked(
         spacing_mm_zyx: of bare arrays.
 
     Raises:
-        VolumeError, NotFoundError: a file cannot be read, or a bare mask has another shape than the study.
+        VolumeError, NotFoundError: a file cannot be read, a bare mask has another shape than the study, or nothing of
+            a mask lies within the study.
         UsageError: two masks of one name.
     """
     volume = read_volume(study, spacing_mm_zyx=spacing_mm_zyx)
     read: dict[str, Volume] = {}
+    notes = []
     for number, text in enumerate(masks, 1):
         name, path = _named(text, "mask" if len(masks) == 1 else f"mask {number}")
         if name in read:
@@ -109,8 +112,21 @@ def file_looked(
                 "arrays without geometry need one shape"
             )
         read[name] = Volume(found.voxels, found.geometry, source=name)
+        notes.append(_note(read[name], volume))
     markers = [] if position_mm_lps is None else [Marker(position_mm_lps, "position", chosen=True)]
-    return Looked(Volume(volume.voxels, volume.geometry, "study"), "study", read, markers)
+    said = tuple(note for note in notes if note)
+    return Looked(Volume(volume.voxels, volume.geometry, "study"), "study", read, markers, notes=said)
+
+
+def _note(mask: Volume, volume: Volume) -> str:
+    """As for the masks of a manifest's row; an empty mask shows nothing and is no mistake."""
+    places = labelled_places(mask)
+    if not len(places):
+        return f"{mask.source} is empty"
+    if not holds_any(places, volume):
+        raise VolumeError(f"{mask.source}: nothing of it lies within the study; it needs the geometry of this series")
+    note = grid_note(mask, volume)
+    return f"{mask.source} {note}" if note else ""
 
 
 def _named(text: str, otherwise: str) -> tuple[str, Path]:

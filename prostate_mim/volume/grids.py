@@ -37,6 +37,19 @@ def off_grid_mm(places_mm_lps: FloatArray, volume: Volume) -> float:
     return float(np.linalg.norm(moved, axis=1).max())
 
 
+def grid_note(mask: Volume, volume: Volume) -> str:
+    """What a person should know of a mask on another grid than its image; empty where the two are on one.
+
+    Args:
+        mask: with at least one voxel above 0.
+        volume: the image.
+    """
+    if same_grid(mask, volume):
+        return ""
+    off = off_grid_mm(labelled_places(mask), volume)
+    return f"is on another grid than the t2w (up to {off:.2f} mm off its voxels) and is put there by place"
+
+
 def holds_any(places_mm_lps: FloatArray, volume: Volume) -> bool:
     """Whether any of (n, 3) places lies within the volume's outer faces."""
     index = volume.geometry.position_to_index(places_mm_lps)
