@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from prostate_mim.errors import UsageError
+from prostate_mim.files import make_folder
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FloatArray = npt.NDArray[np.float32]
+
+
+def check_png(out: Path) -> Path:
+    """Make the folder of a picture that is about to be drawn, before any work.
+
+    Raises:
+        UsageError: not a PNG, or the folder cannot be written.
+    """
+    if out.suffix.lower() != ".png":
+        raise UsageError(f"{out}: only PNG is drawn; choose a name that ends in .png")
+    if out.is_dir():
+        raise UsageError(f"{out}: is a folder; choose the name of a file")
+    make_folder(out.parent)
+    return out
 
 
 def reconstruction_png(

@@ -53,7 +53,8 @@ def sheet(
     as_json: options.Json = False,
 ) -> None:
     """Draw every row of a manifest as a tile of slices: see in a minute what goes in."""
-    from prostate_mim.looking import SheetConfig, check_png, write_sheets
+    from prostate_mim.looking import SheetConfig, write_sheets
+    from prostate_mim.pictures import check_png
 
     check_png(out)
     config = SheetConfig(columns, rows_per_page, slices, limit)

@@ -28,12 +28,13 @@ def mask_preview(
     as_json: options.Json = False,
 ) -> None:
     """Draw what each masking strategy hides, and what the model makes of it, as one PNG. Needs no data."""
-    from prostate_mim.preview import Preview, PreviewConfig, check_out, open_shown, write_preview
+    from prostate_mim.pictures import check_png
+    from prostate_mim.preview import Preview, PreviewConfig, open_shown, write_preview
 
     preview = Preview(
         model, PreviewConfig(tuple(strategy or ["all"]), ratio, numbers(block_mm, "--block-mm"), seed, slices)
     )
-    check_out(out)
+    check_png(out)
     shown = open_shown(
         preview.mim.spec, study=study, manifest=manifest, row=row, masks=preview.masks, seed=seed,
         spacing_mm_zyx=numbers(spacing, "--spacing") if spacing else None,

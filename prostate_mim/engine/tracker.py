@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from prostate_mim.engine.tracking import Backend, check_trackers, flatten, one_line, say, start_tracker
 from prostate_mim.errors import BackendError, ProstateMimError
@@ -25,7 +25,7 @@ def progress_bar(*columns: str, quiet: bool = False) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=28),
-        TextColumn("{task.completed}/{task.total}"),
+        MofNCompleteColumn(),
         *texts,
         TimeRemainingColumn(),
         console=Console(stderr=True),

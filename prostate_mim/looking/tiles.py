@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from prostate_mim.errors import ProstateMimError, UsageError
-from prostate_mim.files import make_folder, write_bytes
+from prostate_mim.files import write_bytes
 from prostate_mim.looking.embedding import grey_window
 from prostate_mim.looking.sheet import SLICE_STEP_MM, Panel, Tile, sheet_png
 from prostate_mim.looking.shown import lesion_text
 from prostate_mim.manifest import Manifest, ManifestRow, read_manifest
+from prostate_mim.pictures import check_png
 from prostate_mim.preprocess import mask_on_grid
 from prostate_mim.studies import Study, open_study
 from prostate_mim.volume import Volume
@@ -91,20 +92,6 @@ def write_sheets(
         write_bytes(path, sheet_png(tiles, _title(page, manifest), columns=config.columns, panel=config.panel))
         sheets.append(str(path))
     return {"sheets": sheets, "rows": len(rows), "unreadable": unreadable}
-
-
-def check_png(out: Path) -> Path:
-    """Make the folder of a picture, before any work.
-
-    Raises:
-        UsageError: not a PNG, or the folder cannot be written.
-    """
-    if out.suffix.lower() != ".png":
-        raise UsageError(f"{out}: only PNG is drawn; choose a name that ends in .png")
-    if out.is_dir():
-        raise UsageError(f"{out}: is a folder; choose the name of a file")
-    make_folder(out.parent)
-    return out
 
 
 def _title(page: tuple[ManifestRow, ...], manifest: Manifest) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prostate_mim.preview.compare import Preview, PreviewConfig, check_out, write_preview
+from prostate_mim.preview.compare import Preview, PreviewConfig, write_preview
 from prostate_mim.preview.shown import Shown, open_shown
 
-__all__ = ["Preview", "PreviewConfig", "Shown", "check_out", "open_shown", "write_preview"]
+__all__ = ["Preview", "PreviewConfig", "Shown", "open_shown", "write_preview"]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prostate_mim.engine.seeding import torch_generator
 from prostate_mim.errors import UsageError
-from prostate_mim.files import make_folder, write_bytes
+from prostate_mim.files import write_bytes
 from prostate_mim.hub import BUNDLED_DEFAULT
 from prostate_mim.mim import BlockGrid, MimBatch, expand_blocks, random_hidden_blocks
 from prostate_mim.mim.layout import to_blocks
@@ -209,20 +209,6 @@ def write_preview(preview: Preview, shown: Shown, out: Path) -> dict[str, Any]:
         "rows": [row.to_dict() for row in rows],
         "left_out": preview.left_out,
     }
-
-
-def check_out(out: Path) -> Path:
-    """Make the folder of the picture, before any work.
-
-    Raises:
-        UsageError: not a PNG, or the folder cannot be written.
-    """
-    if out.suffix.lower() != ".png":
-        raise UsageError(f"{out}: only PNG is drawn; choose a name that ends in .png")
-    if out.is_dir():
-        raise UsageError(f"{out}: is a folder; choose the name of a file")
-    make_folder(out.parent)
-    return out
 
 
 def _named(texts: Sequence[str]) -> list[tuple[str, Strategy]]:

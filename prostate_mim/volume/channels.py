@@ -7,12 +7,13 @@ import os
 import struct
 from pathlib import Path
 
-from prostate_mim.errors import NotFoundError, ProstateMimError, ResourceError, VolumeError
+from prostate_mim.errors import NotFoundError, VolumeError
 from prostate_mim.volume import checks, nifti
 from prostate_mim.volume.checks import MAX_VOXELS
 from prostate_mim.volume.geometry import Volume
 from prostate_mim.volume.nifti import NiftiHeader
 from prostate_mim.volume.orient import RawImage, canonical
+from prostate_mim.volume.read import one_line, typed_errors
 
 # sizeof_hdr -> (offset, struct format) of dim, in the two versions of the standard, as in volume/nifti.py
 _DIM = {348: (40, "8h"), 540: (16, "8q")}
@@ -37,23 +38,13 @@ def read_channel(path: str | os.PathLike[str], channel: int, *, max_voxels: int 
         ResourceError: out of memory.
     """
     source = Path(path)
-    name = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(source).split())[:500])
+    name = one_line(source)
     if not source.exists():
         raise NotFoundError(f"{name}: no such file; check the path")
     if not source.name.lower().endswith((".nii", ".nii.gz")) or not source.is_file():
         raise VolumeError(f"{name}: channels are read from .nii or .nii.gz files only; convert it")
-    try:
+    with typed_errors(name):
         volume = canonical(_image(source, name, channel, max_voxels), name)
-    except ProstateMimError:
-        raise
-    except MemoryError as error:
-        raise ResourceError(f"{name}: out of memory while reading; close other programs") from error
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise VolumeError(f"{name}: cannot be read ({reason}); check the path and its permissions") from error
-    except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise VolumeError(f"{name}: cannot be read ({reason}); convert or copy the file again") from error
     checks.check_finite(name, volume.voxels)
     checks.check_varies(name, volume.voxels)
     return volume

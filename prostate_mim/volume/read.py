@@ -83,8 +83,8 @@ def read_stored(source: str | os.PathLike[str]) -> RawImage:
         VolumeError: damaged, implausible, not axial, or a bare array.
         ResourceError: out of memory.
     """
-    name = _one_line(source)
-    with _typed(name):
+    name = one_line(source)
+    with typed_errors(name):
         path = Path(source)
         kind = _kind(path, name)
         if kind in (".npy", ".npz"):
@@ -96,8 +96,8 @@ def read_stored(source: str | os.PathLike[str]) -> RawImage:
 
 def _read(source: Source, spacing: Sequence[float] | None, sha256: str | None, max_voxels: int) -> Volume:
     """Dispatch by the kind of source."""
-    name = "array" if isinstance(source, np.ndarray) else _one_line(source)
-    with _typed(name):
+    name = "array" if isinstance(source, np.ndarray) else one_line(source)
+    with typed_errors(name):
         stated = None if spacing is None else _spacing(name, spacing)
         if isinstance(source, np.ndarray):
             if sha256 is not None:
@@ -111,8 +111,8 @@ def _read(source: Source, spacing: Sequence[float] | None, sha256: str | None, m
 
 
 @contextmanager
-def _typed(name: str) -> Iterator[None]:
-    """Turn every foreign exception into one of ours."""
+def typed_errors(name: str) -> Iterator[None]:
+    """Turn every foreign exception into one of ours, in one line that names the file."""
     try:
         yield
     except ProstateMimError:
@@ -125,11 +125,12 @@ def _typed(name: str) -> Iterator[None]:
         reason = error.strerror or type(error).__name__
         raise VolumeError(f"{name}: cannot be read ({reason}); check the path and its permissions") from error
     except Exception as error:
-        reason = f"{type(error).__name__}: {_one_line(error)}"
+        reason = f"{type(error).__name__}: {one_line(error)}"
         raise VolumeError(f"{name}: cannot be read ({reason}); convert or copy the file again") from error
 
 
-def _one_line(value: object) -> str:
+def one_line(value: object) -> str:
+    """A text as messages show it: one line of at most 500 printable letters."""
     text = " ".join(str(value).split())[:500]
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
