@@ -1,4 +1,4 @@
-"""Folds divide patients, never a patient; AUROC and its interval count patients, not lesions."""
+"""Folds divide patients, never a patient."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
 
-from prostate_mim.errors import ManifestError, TrainingError, UsageError
+from prostate_mim.errors import ManifestError, UsageError
 from prostate_mim.folds import assign_folds
 from prostate_mim.manifest import Manifest, ManifestRow
-from prostate_mim.metrics import auroc, auroc_interval
 
 
 def manifest(patients: list[list[int]], order: list[int] | None = None) -> Manifest:
@@ -94,84 +92,3 @@ def test_too_few_patients_says_what_would_work():
             assign_folds(manifest(few), 5, 0)
     with pytest.raises(UsageError, match="at least 2"):
         assign_folds(listed, 1, 0)
-
-
-def test_auroc_by_hand():
-    """Of the pairs (0.35, 0.8) against (0.1, 0.4) three of four are in order; a tie counts half."""
-    assert auroc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]) == 0.75
-    assert auroc([0, 1], [0.5, 0.5]) == 0.5
-    assert auroc([0, 1, 1], [0.2, 0.2, 0.9]) == 0.75
-    assert auroc([1, 0], [0.1, 0.9]) == 0.0
-    assert auroc([1, 1], [0.1, 0.9]) is None
-    assert auroc([0, 0], [0.1, 0.9]) is None
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 1), st.integers(-5, 5)), min_size=2, max_size=60))
-def test_auroc_equals_sklearn(pairs):
-    """On any data, full of ties, the value is scikit-learn's."""
-    labels, scores = zip(*pairs, strict=True)
-    assume(len(set(labels)) == 2)
-    assert auroc(labels, scores) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
-
-
-def test_nan_has_no_auroc():
-    """NaN is no score: it is refused, never ranked."""
-    with pytest.raises(TrainingError, match="1 of 3 scores are NaN"):
-        auroc([0, 1, 1], [0.1, float("nan"), 0.3])
-
-
-def cohort(seed: int, effect: float = 0.8) -> tuple[list[int], list[float], list[str]]:
-    """40 patients with 2 lesions of one label each, and scores that know it a little and agree within a patient."""
-    rng = np.random.default_rng(seed)
-    owner = np.repeat(np.arange(40), 2)
-    labels = np.repeat(rng.permutation(np.arange(40) % 2), 2)
-    scores = rng.normal(size=80) + np.repeat(rng.normal(size=40), 2) + effect * labels
-    return labels.tolist(), scores.tolist(), [f"p{p}" for p in owner]
-
-
-def test_permuted_labels_cover_one_half():
-    """With labels that mean nothing, a 95 % interval covers 0.5 in at least 35 of 40 cohorts; real ones do not."""
-    covered = informative = 0
-    for seed in range(40):
-        labels, scores, patients = cohort(seed, effect=1.5)
-        found = auroc_interval(labels, scores, patients, samples=200)
-        informative += found.low > 0.5
-        shuffled = np.repeat(np.random.default_rng(seed + 500).permutation(labels[::2]), 2).tolist()
-        found = auroc_interval(shuffled, scores, patients, samples=200)
-        covered += found.low <= 0.5 <= found.high
-    assert covered >= 35
-    assert informative >= 30  # negative control: the test can tell
-
-
-def test_duplicated_lesions_do_not_narrow_the_interval():
-    """Every lesion twice is no new patient: the width stays within 5 %; resampling lesions would narrow it."""
-    labels, scores, patients = cohort(1)
-
-    def width(*arguments):
-        found = auroc_interval(*arguments, samples=1000)
-        return found.high - found.low
-
-    once = width(labels, scores, patients)
-    assert width(labels * 2, scores * 2, patients * 2) == pytest.approx(once, rel=0.05)
-    lesions = [str(n) for n in range(160)]
-    assert width(labels * 2, scores * 2, lesions) < 0.85 * width(labels, scores, lesions[:80])
-    assert width(labels, scores, lesions[:80]) < 0.95 * once
-
-
-def test_interval_counts_and_repeats():
-    """The interval holds the value, says on how many it rests, and one seed repeats it."""
-    labels, scores, patients = cohort(2)
-    found = auroc_interval(labels, scores, patients, samples=300)
-    assert (found.lesions, found.positives, found.patients) == (80, 40, 40)
-    assert found.low <= found.value <= found.high
-    assert found == auroc_interval(labels, scores, patients, samples=300)
-    assert found != auroc_interval(labels, scores, patients, samples=300, seed=1)
-    assert str(found) == f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
-
-
-def test_one_class_has_no_auroc():
-    """Without a positive there is no value and no interval, and the text says why."""
-    found = auroc_interval([0, 0, 0], [0.1, 0.2, 0.3], ["a", "b", "c"], samples=50)
-    assert (found.value, found.low, found.high) == (None, None, None)
-    assert str(found) == "undefined (0 of 3 lesions positive)"
