@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from prostate_mim.hub.weights import LoadReport, load_strictly, read_tensors, st
 from prostate_mim.manifest import Point
 from prostate_mim.nets import build_encoder
 from prostate_mim.nets.pooling import CentrePool
-from prostate_mim.preprocess import preprocess
+from prostate_mim.preprocess import prepare_input
 from prostate_mim.spec import InputSpec
 from prostate_mim.volume import Volume
 
@@ -72,7 +73,7 @@ class PreMIM(nn.Module):
         self.name, self.revision = name, revision
         self.details = dict(details or {})
         self.studies = studies or Studies()
-        self.encoder = build_encoder(architecture)
+        self.encoder = build_encoder(architecture, len(self.spec.channels))
         self.pool = CentrePool(self.encoder.stage_info, self.spec.spacing_mm_zyx)
         self.load_report = LoadReport(0, ())
         check_size(self.spec, self.encoder.total_stride_zyx)
@@ -141,7 +142,7 @@ class PreMIM(nn.Module):
         """A fixed input and the embedding a reader of this release must get for it."""
         reader = PreMIM(self.architecture, self.spec).eval()
         load_strictly(reader.encoder, weights, dtype, "golden sample")
-        sample = golden_input(self.encoder.total_stride_zyx)
+        sample = golden_input(self.encoder.total_stride_zyx, self.encoder.in_channels)
         with torch.inference_mode():
             return {"input": sample, "embedding": reader.pool(reader(sample)).clone()}
 
@@ -160,22 +161,38 @@ class PreMIM(nn.Module):
         return self.pool.channels
 
     def forward(self, batch: Tensor) -> list[Tensor]:
-        """(N, 1, D, H, W) float32, z-scored -> one (N, C, d, h, w) per stage, coarse last."""
+        """(N, 1, D, H, W) float32, z-scored, and masks where the spec has them -> one (N, C, d, h, w) per stage.
+
+        The coarsest stage is the last.
+        """
         stages: list[Tensor] = self.encoder(batch)
         return stages
 
-    def prepare(self, volume: Volume, position_mm_lps: Point | None = None) -> Tensor:
-        """The network's input for one volume: (1, 1, D, H, W) float32, around a position or the image centre."""
-        return torch.from_numpy(preprocess(volume, self.spec, position_mm_lps))[None, None]
+    def prepare(
+        self, volume: Volume, position_mm_lps: Point | None = None, masks: Mapping[str, Volume] | None = None
+    ) -> Tensor:
+        """The network's input for one volume, around a position or the image centre; see ``prepare_input``.
+
+        Args:
+            volume: as ``read_volume`` returns it.
+            position_mm_lps: (x, y, z) in mm.
+            masks: the ones among the spec's channels, by name.
+
+        Returns:
+            (1, 1, D, H, W) float32; a channel more for each mask of the spec.
+        """
+        return torch.from_numpy(prepare_input(volume, self.spec, position_mm_lps, masks))[None]
 
     @torch.inference_mode()
-    def embed(self, volume: Volume, position_mm_lps: Point | None = None) -> npt.NDArray[np.float32]:
+    def embed(
+        self, volume: Volume, position_mm_lps: Point | None = None, masks: Mapping[str, Volume] | None = None
+    ) -> npt.NDArray[np.float32]:
         """One vector for a volume: (C,) float32, of what lies at the position (or at the image centre).
 
         Means of the three coarsest stages and deviations of the two finer of them, weighted by a Gaussian of 5 mm;
         see ``nets.pooling.CentrePool``.
         """
-        vector: Tensor = self.pool(self(self.prepare(volume, position_mm_lps)))
+        vector: Tensor = self.pool(self(self.prepare(volume, position_mm_lps, masks)))
         return vector[0].numpy()
 
     def export_onnx(self, path: str | Path) -> Path:
@@ -194,11 +211,16 @@ def check_size(spec: InputSpec, stride_zyx: tuple[int, int, int]) -> None:
             raise UsageError(f"crop of {size} voxels along {axis} is not a multiple of the encoder's stride {stride}")
 
 
-def golden_input(stride_zyx: tuple[int, int, int]) -> Tensor:
-    """(1, 1, 2 sz, 4 sy, 4 sx) smooth pseudo-random sample, exactly representable in float16, no patient in it."""
+def golden_input(stride_zyx: tuple[int, int, int], channels: int = 1) -> Tensor:
+    """(1, channels, 2 sz, 4 sy, 4 sx): a sample for any network, exactly representable in float16, no patient in it.
+
+    The first channel is smooth and pseudo-random, the others, masks, are 0 and 1.
+    """
     z, y, x = stride_zyx
     rng = np.random.default_rng(20221229)
     waves = rng.normal(size=(6, 3)) * (1.2, 0.15, 0.15)
     grid = np.stack(np.meshgrid(np.arange(2 * z), np.arange(4 * y), np.arange(4 * x), indexing="ij"), -1)
     sample = np.sin(grid @ waves.T + rng.uniform(0, 6, 6)).sum(-1) / np.sqrt(3)
-    return torch.from_numpy(sample.astype(np.float16).astype(np.float32))[None, None]
+    image = torch.from_numpy(sample.astype(np.float16).astype(np.float32))
+    masks = [(torch.roll(image, number, 2) > 0).float() for number in range(1, channels)]
+    return torch.stack([image, *masks])[None]

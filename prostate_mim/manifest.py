@@ -8,26 +8,35 @@ from __future__ import annotations
 import csv
 import difflib
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prostate_mim.errors import ManifestError, NotFoundError
+from prostate_mim.errors import ManifestError, NotFoundError, UsageError
 
 REQUIRED = ("study_id", "patient_id", "t2w")
 OPTIONAL = (
     "lesion_id", "label", "position_mm_lps", "lesion_mask", "gland_mask", "zone", "centre", "fold", "sha256",
-    "spacing_mm_zyx", "is_crop",
+    "spacing_mm_zyx", "is_crop", "isup", "zone_mask",
 )  # fmt: skip
 Point = tuple[float, float, float]
-_IDENTIFYING = (*REQUIRED, "lesion_mask", "gland_mask")
+LEVELS = ("lesion", "study")
+_IDENTIFYING = (*REQUIRED, "lesion_mask", "gland_mask", "zone_mask")
 _SPACING_RANGE_MM = (0.1, 10.0)
 
 
 @dataclass(frozen=True)
 class ManifestRow:
-    """One study, or one lesion of a study. Paths are absolute; ``number`` is the row for messages."""
+    """One study, or one lesion of a study.
+
+    Attributes:
+        number: the row for messages, 1 = the first after the header.
+        t2w, lesion_mask, gland_mask: absolute paths.
+        isup: ISUP grade group, 1 to 5; 0 for no cancer; None where nobody says.
+        zone_mask: absolute path of labels, 1 = peripheral zone, 2 = transition zone.
+        level: what the row is about, and so where its crop lies: ``lesion`` or ``study``; from ``read_manifest``.
+    """
 
     number: int
     study_id: str
@@ -44,6 +53,9 @@ class ManifestRow:
     sha256: str | None = None
     spacing_mm_zyx: Point | None = None
     is_crop: bool = False
+    isup: int | None = None
+    zone_mask: Path | None = None
+    level: str = LEVELS[0]
 
     @property
     def has_lesion(self) -> bool:
@@ -63,28 +75,45 @@ class Manifest:
         return f"{self.path} row {row.number}"
 
 
-def read_manifest(path: str | Path, *, labels: bool = False) -> Manifest:
+def read_manifest(path: str | Path, *, labels: bool = False, level: str = LEVELS[0]) -> Manifest:
     """Read and check a manifest.
 
     Args:
         path: the CSV; its relative paths start at its own folder.
-        labels: every row must be a lesion with a label 0 or 1 and a place (position, mask or is_crop).
+        labels: every row needs a label 0 or 1, and at level ``lesion`` a place (position, mask or is_crop).
+        level: ``lesion``, or ``study``: each row is a whole study, whose crop lies around the middle of its gland mask,
+            else of its image; a position or lesion in it is not looked at.
 
     Raises:
         NotFoundError: no such file, or a row names a file that does not exist.
-        ManifestError: a column is missing, a value is malformed, a study or lesion appears twice, or a fold
-            divides a patient.
+        ManifestError: a column is missing, a value is malformed, a study or lesion appears twice (at level ``study``:
+            a study has several rows), or a fold divides a patient.
+        UsageError: an unknown level.
     """
+    if level not in LEVELS:
+        raise UsageError(f"level {level!r} is unknown; choose {' or '.join(LEVELS)}")
     source = Path(path)
     records = _read_records(source)
-    rows = tuple(_parse(source, number, record) for number, record in enumerate(records, 1))
+    rows = tuple(replace(_parse(source, n, record), level=level) for n, record in enumerate(records, 1))
     if not rows:
         raise ManifestError(f"{source}: has a header but no rows; add one row per study")
     _check_unique(source, rows)
     _check_patients(source, rows)
+    if level == "study":
+        _check_studies(source, rows)
     if labels:
-        _check_lesions(source, rows)
+        _check_labels(source, rows)
     return Manifest(source, rows)
+
+
+def level_of(details: Mapping[str, Any]) -> str:
+    """What a classifier's rows are, by the details in its release: a key of ``LEVELS``, lesions where nothing is said.
+
+    A model of whole studies has seen crops around glands, and has to be given such.
+    """
+    made = details.get("finetuning")
+    found = made.get("level") if isinstance(made, Mapping) else None
+    return LEVELS[1] if found == LEVELS[1] else LEVELS[0]
 
 
 def _read_records(source: Path) -> list[dict[str, str]]:
@@ -157,6 +186,8 @@ def _parse(source: Path, number: int, record: dict[str, str]) -> ManifestRow:
         sha256=cell("sha256", _digest, "64 hex digits"),
         spacing_mm_zyx=cell("spacing_mm_zyx", _spacing, "three numbers 'z y x' in mm, 0.1 to 10"),
         is_crop=bool(cell("is_crop", _label, "0 or 1")),
+        isup=cell("isup", _isup, "an ISUP grade group, 1 to 5, or 0 for no cancer"),
+        zone_mask=file("zone_mask"),
     )
 
 
@@ -183,6 +214,12 @@ def _file(where: str, name: str, path: Path) -> Path:
 
 def _label(text: str) -> int:
     if text not in ("0", "1"):
+        raise ValueError
+    return int(text)
+
+
+def _isup(text: str) -> int:
+    if text not in ("0", "1", "2", "3", "4", "5"):
         raise ValueError
     return int(text)
 
@@ -250,11 +287,21 @@ def _check_patients(source: Path, rows: Iterable[ManifestRow]) -> None:
             )
 
 
-def _check_lesions(source: Path, rows: Iterable[ManifestRow]) -> None:
+def _check_studies(source: Path, rows: Iterable[ManifestRow]) -> None:
+    first: dict[str, int] = {}
+    for row in rows:
+        if first.setdefault(row.study_id, row.number) != row.number:
+            raise ManifestError(
+                f"{source} row {row.number}: the same study as row {first[row.study_id]}; at level 'study' a study has "
+                "one row, with one label for all of it"
+            )
+
+
+def _check_labels(source: Path, rows: Iterable[ManifestRow]) -> None:
     for row in rows:
         if row.label is None:
             raise ManifestError(f"{source} row {row.number}: label is empty; fine-tuning needs 0 or 1 in every row")
-        if not row.has_lesion:
+        if row.level == "lesion" and not row.has_lesion:
             raise ManifestError(
                 f"{source} row {row.number}: the lesion has no place; give position_mm_lps, lesion_mask or is_crop"
             )

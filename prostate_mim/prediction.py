@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from prostate_mim.files import atomic_path
 from prostate_mim.hub import read_release, resolve
 from prostate_mim.hub.release import GOLDEN
 from prostate_mim.hub.weights import read_tensors
-from prostate_mim.manifest import Point, read_manifest
+from prostate_mim.manifest import Point, level_of, read_manifest
 from prostate_mim.modality import Guard, refuse_flagged
 from prostate_mim.modality.reference import bundled_reference
 from prostate_mim.studies import Study, open_all
@@ -86,6 +86,7 @@ def predict_volume(
     position_mm_lps: Point | None,
     guard: Guard,
     *,
+    masks: Mapping[str, Volume] | None = None,
     is_crop: bool = False,
     strict: bool = False,
 ) -> Prediction:
@@ -96,30 +97,49 @@ def predict_volume(
         volume: as ``read_volume`` returns it.
         position_mm_lps: (x, y, z) of the lesion; the image centre if None.
         guard: as ``load_guard`` makes it.
+        masks: those among the model's channels, by name; others are not looked at.
         is_crop: the volume is a piece around a lesion.
         strict: refuse a volume that has flags.
 
     Raises:
-        VolumeError: the position lies outside; or, if strict, something is off with the image.
+        VolumeError: the position lies outside; a mask is missing; or, if strict, something is off with the image.
     """
     report = guard(volume, is_crop)
     if strict:
         refuse_flagged(report, volume.source)
-    return dataclasses.replace(model.predict(volume, position_mm_lps), flags=report.flags)
+    return dataclasses.replace(model.predict(volume, position_mm_lps, masks), flags=report.flags)
 
 
-def predict_manifest(model: LesionClassifier, manifest: str | Path, *, strict: bool = False) -> list[StudyPrediction]:
+def predict_study(model: LesionClassifier, study: Study, guard: Guard, *, strict: bool = False) -> Prediction:
+    """``predict_volume`` of an opened manifest row: around its centre, with the masks it names."""
+    return predict_volume(
+        model, study.volume, study.centre_mm_lps, guard, masks=study.masks, is_crop=study.row.is_crop, strict=strict
+    )
+
+
+def embed_study(encoder: PreMIM, study: Study) -> npt.NDArray[np.float32]:
+    """(C,) float32: the vector of an opened manifest row, around its centre, with the masks it names."""
+    return encoder.embed(study.volume, study.centre_mm_lps, study.masks)
+
+
+def predict_manifest(
+    model: LesionClassifier, manifest: str | Path, *, level: str | None = None, strict: bool = False
+) -> list[StudyPrediction]:
     """A probability for every row: around its lesion, else its gland, else the image centre.
 
+    A model of whole studies takes the gland, else the image centre, whatever a row says of a lesion.
+
     Args:
+        model: the classifier.
+        manifest: the CSV; a row that lacks a mask among the model's channels is refused.
+        level: as for ``read_manifest``; what the model was trained on if None.
         strict: refuse the first row whose image has flags, instead of carrying them.
     """
     guard = load_guard()
     found = []
-    for study in _studies(manifest, "predicting"):
-        row = study.row
-        made = predict_volume(model, study.volume, study.centre_mm_lps, guard, is_crop=row.is_crop, strict=strict)
-        found.append(StudyPrediction(row.study_id, row.lesion_id, made))
+    for study in _studies(manifest, "predicting", level or level_of(model.details)):
+        made = predict_study(model, study, guard, strict=strict)
+        found.append(StudyPrediction(study.row.study_id, study.row.lesion_id, made))
     return found
 
 
@@ -128,13 +148,13 @@ def load_guard() -> Guard:
     return Guard(PreMIM.from_pretrained(bundled_reference().encoder))
 
 
-def embed_manifest(encoder: PreMIM, manifest: str | Path) -> Embeddings:
-    """A vector for every row, around its lesion where the row names one."""
+def embed_manifest(encoder: PreMIM, manifest: str | Path, *, level: str = "lesion") -> Embeddings:
+    """A vector for every row, around its lesion where the row names one (not at level ``study``)."""
     rows: list[tuple[str, str]] = []
     vectors = []
-    for study in _studies(manifest, "embedding"):
+    for study in _studies(manifest, "embedding", level):
         rows.append((study.row.study_id, study.row.lesion_id))
-        vectors.append(encoder.embed(study.volume, study.centre_mm_lps))
+        vectors.append(embed_study(encoder, study))
     names = np.asarray(rows, dtype=np.str_)
     return Embeddings(names[:, 0], names[:, 1], np.stack(vectors))
 
@@ -172,7 +192,9 @@ def verify_model(target: str | Path) -> dict[str, str | float]:
     if shapes != {"input": (torch.float32, 5), output: (torch.float32, 1 if output == "logit" else 2)}:
         raise IntegrityError(f"{target}: its golden sample is {shapes}; the release is of another version")
     sample, expected = golden["input"], golden[output]
-    if sample.shape[:2] != (1, 1) or any(n % s for n, s in zip(sample.shape[2:], _stride(model), strict=True)):
+    if sample.shape[:2] != (1, len(model.spec.channels)) or any(
+        n % s for n, s in zip(sample.shape[2:], _stride(model), strict=True)
+    ):
         raise IntegrityError(f"{target}: its golden input {tuple(sample.shape)} does not fit the encoder's strides")
     with torch.inference_mode():
         found = model(sample) if isinstance(model, LesionClassifier) else model.pool(model(sample))
@@ -193,8 +215,8 @@ def _stride(model: PreMIM | LesionClassifier) -> tuple[int, int, int]:
     return encoder.encoder.total_stride_zyx
 
 
-def _studies(manifest: str | Path, label: str) -> Iterator[Study]:
-    listed = read_manifest(manifest)
+def _studies(manifest: str | Path, label: str, level: str) -> Iterator[Study]:
+    listed = read_manifest(manifest, level=level)
     with progress_bar() as bar:
         task = bar.add_task(label, total=len(listed.rows))
         for study in open_all(listed):

@@ -1,12 +1,14 @@
 """Volume + InputSpec -> float32 crop. The only implementation: training, prediction and deployment call this.
 
 resample to ``spec.spacing_mm_zyx`` -> crop around a centre -> clip at percentiles -> z-score -> pad with 0.
-Statistics come from the voxels of the crop that lie inside the study, so padding never moves them. No torch.
+Statistics come from the voxels of the crop that lie inside the study, so padding never moves them. Masks that the
+spec asks for follow as further channels. No torch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +16,14 @@ import numpy.typing as npt
 from prostate_mim.errors import VolumeError
 from prostate_mim.spec import InputSpec
 from prostate_mim.volume.geometry import Geometry, Volume
+from prostate_mim.volume.grids import holds_any, labelled_places
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
 # Exact ties (an even volume in an odd crop) must not be decided by the last bit of a direction cosine.
 _TIE = 1e-3
+_ONE_ZONE = ("pz", "tz")
 
 
 @dataclass(frozen=True)
@@ -30,15 +34,18 @@ class Crop:
         voxels: (z, y, x) float32; z-scored if it comes from ``prepare_crop``; 0 where not inside.
         inside: (z, y, x) bool, True = measured, False = padding beyond the study's field of view.
         geometry: where the crop lies in the patient (LPS, mm).
+        repeated: where the volume's only slice lies, on the crop's rows and columns, if every slice of the crop is a
+            copy of it (``InputSpec.single_slice``); else None.
     """
 
     voxels: FloatArray
     inside: BoolArray
     geometry: Geometry
+    repeated: Geometry | None = None
 
 
 def preprocess(volume: Volume, spec: InputSpec, centre_mm_lps: npt.ArrayLike | None = None) -> FloatArray:
-    """The network's input for one volume.
+    """The image that a network sees of one volume; ``prepare_input`` adds the masks.
 
     Args:
         volume: as ``read_volume`` returns it.
@@ -57,7 +64,49 @@ def preprocess(volume: Volume, spec: InputSpec, centre_mm_lps: npt.ArrayLike | N
 def prepare_crop(volume: Volume, spec: InputSpec, centre_mm_lps: npt.ArrayLike | None = None) -> Crop:
     """As ``preprocess``, with the geometry of the crop and which of its voxels were measured."""
     region = resample(volume, spec, centre_mm_lps)
-    return Crop(normalise(region.voxels, region.inside, spec, volume.source), region.inside, region.geometry)
+    return replace(region, voxels=normalise(region.voxels, region.inside, spec, volume.source))
+
+
+def prepare_input(
+    volume: Volume,
+    spec: InputSpec,
+    centre_mm_lps: npt.ArrayLike | None = None,
+    masks: Mapping[str, Volume] | None = None,
+) -> FloatArray:
+    """A network's whole input for one volume: the image, then a channel for each mask that the spec names.
+
+    Args:
+        volume: as ``read_volume`` returns it.
+        spec: the contract of the network.
+        centre_mm_lps: (x, y, z) in mm around which to crop; the middle of the volume if None.
+        masks: by the names of ``spec.CHANNELS``, each on its own grid, above 0 = True; others are not looked at.
+
+    Returns:
+        (C, D, H, W) float32: ``preprocess``'s voxels, then masks as 0 and 1, 0 in padding.
+
+    Raises:
+        VolumeError: as ``preprocess``; or a mask is missing, empty, or nothing of it lies within the volume.
+    """
+    given = masks or {}
+    for name in spec.masks:
+        _check_mask(name, given.get(name), volume)
+    crop = prepare_crop(volume, spec, centre_mm_lps)
+    return np.stack([crop.voxels, *(mask_on_crop(given[name], crop).astype(np.float32) for name in spec.masks)])
+
+
+def _check_mask(name: str, mask: Volume | None, volume: Volume) -> None:
+    if mask is None:
+        raise VolumeError(
+            f"{volume.source}: the {name} mask is missing, and the model looks at it; give one, or use a model without"
+        )
+    places = labelled_places(mask)
+    if not len(places) and name in _ONE_ZONE:
+        return  # a crop may show but one of the zones
+    if not len(places) or not holds_any(places, volume):
+        raise VolumeError(
+            f"{volume.source}: the {name} mask is empty, or nothing of it lies within the volume; it needs the "
+            "geometry of this very series"
+        )
 
 
 def resample(
@@ -70,7 +119,8 @@ def resample(
 
     The grid starts on a voxel of the volume, so an axis that already has the spec's spacing is copied, not
     interpolated. Other axes are interpolated linearly, after a Gaussian where voxels grow. A study too thin for any
-    grid point (one slice between two of them) is met by moving the grid, less than a voxel.
+    grid point (one slice between two of them) is met by moving the grid, less than a voxel. What becomes of a volume
+    of one slice is the spec's ``single_slice``.
 
     Args:
         size_zyx: voxels of the crop; the spec's if None.
@@ -86,11 +136,25 @@ def resample(
     scale = np.asarray(spec.spacing_mm_zyx) / np.asarray(volume.geometry.spacing_mm_zyx)
     scale = np.where(np.abs(scale - 1) < 1e-4, 1.0, scale)
     start = _start(volume.geometry.position_to_index(centre), scale, size, volume.shape_zyx)
+    geometry = volume.geometry.regrid(start, spec.spacing_mm_zyx)
+    if spec.single_slice == "pad" or volume.shape_zyx[0] > 1:
+        return Crop(*_cut(volume, start, scale, size), geometry)
+    depth = size[0]
+    start[0], scale[0], size = 0, 1, np.array([1, *size[1:]])
+    voxels, inside = _cut(volume, start, scale, size)
+    place = volume.geometry.regrid(start, spec.spacing_mm_zyx)
+    return Crop(np.repeat(voxels, depth, 0), np.repeat(inside, depth, 0), geometry, place)
+
+
+def _cut(
+    volume: Volume, start: npt.NDArray[np.float64], scale: npt.NDArray[np.float64], size: npt.NDArray[np.int_]
+) -> tuple[FloatArray, BoolArray]:
+    """Intensities of a grid, 0 where not inside; and what is inside: (z, y, x) float32 and bool."""
     inside = _inside(start, scale, size, volume.shape_zyx)
     copied = bool((scale == 1).all())  # then the start is a whole number
     voxels = _copied(volume, start, size) if copied else _interpolated(volume, start, scale, size)
     voxels[~inside] = 0
-    return Crop(voxels, inside, volume.geometry.regrid(start, spec.spacing_mm_zyx))
+    return voxels, inside
 
 
 def normalise(voxels: FloatArray, inside: BoolArray, spec: InputSpec, source: str = "array") -> FloatArray:
@@ -110,6 +174,14 @@ def normalise(voxels: FloatArray, inside: BoolArray, spec: InputSpec, source: st
     result = np.zeros(voxels.shape, np.float32)
     result[inside] = (clipped - clipped.mean()) / deviation
     return result
+
+
+def mask_on_crop(mask: Volume, crop: Crop) -> BoolArray:
+    """A mask on a crop: (z, y, x) bool, False in padding. On a repeated slice, the mask of that slice is repeated."""
+    depth, height, width = crop.voxels.shape
+    if crop.repeated is None:
+        return mask_on_grid(mask, crop.geometry, (depth, height, width)) & crop.inside
+    return np.repeat(mask_on_grid(mask, crop.repeated, (1, height, width)), depth, 0) & crop.inside
 
 
 def mask_on_grid(mask: Volume, geometry: Geometry, size_zyx: tuple[int, int, int]) -> BoolArray:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from prostate_mim.errors import ManifestError, NotFoundError, ProstateMimError, UsageError
 from prostate_mim.manifest import Manifest, ManifestRow, Point
-from prostate_mim.preprocess import BoolArray, Crop, mask_on_grid
+from prostate_mim.preprocess import BoolArray, Crop, mask_on_crop
+from prostate_mim.spec import CHANNELS
 from prostate_mim.volume import Volume, read_mask, read_volume
 from prostate_mim.volume.grids import distance_to_mask_mm, grid_note, holds_any, labelled_places
 
-MASKS = ("gland", "lesion")
+MASKS = CHANNELS[1:]
+_ZONES = {"pz": 1, "tz": 2}  # labels of a zone_mask
 FARTHEST_FROM_GLAND_MM = 10.0
 """Gland masks made by machines are often a little small; of the real findings none lies over 0.5 mm outside."""
 
@@ -30,9 +32,11 @@ class Study:
     Attributes:
         row: where it came from.
         volume: the T2w series.
-        centre_mm_lps: (x, y, z) of the lesion, else of the gland, else of the image.
+        centre_mm_lps: (x, y, z) of the lesion, else of the gland, else of the image; at level ``study`` not of the
+            lesion.
         where: how messages name the row.
-        masks: the masks that the row names, by ``MASKS``: labels on their own grids, at least one above 0.
+        masks: the masks that the row names, by ``MASKS``: labels on their own grids, at least one above 0 (but for
+            ``pz`` and ``tz``, which a zone mask gives both).
         notes: what a person should know of this row, one line each, without the row's name, a path or a patient; the
             caller shows them once, on standard error.
     """
@@ -51,14 +55,14 @@ class Study:
             name: one of ``MASKS``; ``lesion`` is the row's own lesion, not every lesion of the study.
 
         Returns:
-            (z, y, x) int16 labels on the mask's own grid; at least one is above 0.
+            (z, y, x) labels on the mask's own grid; at least one is above 0, but for ``pz`` and ``tz``.
 
         Raises:
             UsageError: an unknown name, or ``open_study`` was told not to read it.
         """
         if name not in MASKS:
-            raise UsageError(f"mask {name!r} is unknown; choose {' or '.join(MASKS)}")
-        if name not in self.masks and name in _mask_paths(self.row):
+            raise UsageError(f"mask {name!r} is unknown; choose one of {', '.join(MASKS)}")
+        if name not in self.masks and _file_of(name) in _mask_paths(self.row):
             raise UsageError(f"{self.where}: the {name} mask was left out when the study was opened; ask for it there")
         return self.masks.get(name)
 
@@ -69,10 +73,7 @@ class Study:
             UsageError: an unknown name.
         """
         found = self.read_mask(name)
-        if found is None:
-            return None
-        z, y, x = crop.voxels.shape
-        return mask_on_grid(found, crop.geometry, (z, y, x)) & crop.inside
+        return None if found is None else mask_on_crop(found, crop)
 
 
 def open_study(manifest: Manifest, row: ManifestRow, masks: Collection[str] = MASKS) -> Study:
@@ -101,6 +102,40 @@ def open_all(manifest: Manifest) -> Iterator[Study]:
         yield last
 
 
+def split_zones(zone_mask: Volume) -> dict[str, Volume]:
+    """A volume of labels 1 (peripheral zone) and 2 (transition zone) as the masks ``pz`` and ``tz``, 0 and 1."""
+    return {
+        name: replace(zone_mask, voxels=(zone_mask.voxels == label).astype(np.uint8)) for name, label in _ZONES.items()
+    }
+
+
+def read_masks(
+    paths: Mapping[str, str | Path], volume: Volume, *, spacing_mm_zyx: Point | None = None
+) -> dict[str, Volume]:
+    """Masks of one volume that is in no manifest, by the names of ``MASKS``, checked as those of a manifest are.
+
+    Args:
+        paths: of files, by ``gland``, ``lesion`` and ``zone``; a zone mask (1 peripheral, 2 transition) gives two.
+        volume: what they are of.
+        spacing_mm_zyx: of bare arrays.
+
+    Raises:
+        UsageError: another name.
+        VolumeError, NotFoundError: as ``read_mask``.
+        ManifestError: a mask is empty, of another place, or holds labels that are no zones.
+    """
+    masks: dict[str, Volume] = {}
+    for name, path in paths.items():
+        if name not in ("gland", "lesion", "zone"):
+            raise UsageError(f"mask {name!r} is unknown; choose gland, lesion or zone")
+        mask = read_mask(path, spacing_mm_zyx=spacing_mm_zyx)
+        if not (mask.voxels > 0).any():
+            raise ManifestError(f"{path}: the mask is empty; leave it out, or give another")
+        _fit(str(path), name, mask, volume, bare=spacing_mm_zyx is not None)
+        masks |= _zones(str(path), mask) if name == "zone" else {name: mask}
+    return masks
+
+
 def without_hash(manifest: Manifest) -> str:
     """A note for the log of a run, empty where every row has a ``sha256``: what it would have shown stays unseen."""
     rows = sum(row.sha256 is None for row in manifest.rows)
@@ -126,15 +161,15 @@ def _place(manifest: Manifest, row: ManifestRow, volume: Volume, wanted: Collect
     """Read the masks (not again those of ``last``, a study of the same volume) and check that all lies together."""
     where = manifest.where(row)
     named = Volume(volume.voxels, volume.geometry, source=f"{where} (t2w)")
-    masks, notes = {}, []
-    central = "" if row.position_mm_lps is not None or row.is_crop else "lesion" if row.lesion_mask else "gland"
+    masks: dict[str, Volume] = {}
+    notes: list[str] = []
+    needed = {_file_of(name) for name in (*wanted, _central(row))}
     for name, path in _mask_paths(row).items():
-        if name not in wanted and name != central:
-            continue
-        shared = last is not None and _mask_paths(last.row).get(name) == path
-        mask = last.masks[name] if shared and last else _filled_mask(f"{where} ({name}_mask)", row, path)
-        masks[name] = mask
-        notes.append(_fit(f"{where} ({name}_mask)", name, mask, named, bare=row.spacing_mm_zyx is not None))
+        if name in needed:
+            shared = last is not None and _mask_paths(last.row).get(name) == path
+            found, note = _of(last, name) if shared and last else _read_masks(where, row, name, path, named)
+            masks.update(found)
+            notes += [note] if note else []
     centre = _centre(row, named, masks)
     if not named.contains(centre):
         raise ManifestError(
@@ -142,12 +177,52 @@ def _place(manifest: Manifest, row: ManifestRow, volume: Volume, wanted: Collect
             "position_mm_lps is x y z in LPS (not RAS, not voxels) of this very series"
         )
     _check_gland(where, row, masks)
-    return Study(row, named, centre, where, masks, tuple(note for note in notes if note))
+    return Study(row, named, centre, where, masks, tuple(notes))
+
+
+def _central(row: ManifestRow) -> str:
+    """The mask whose middle is the centre, if the row has it; empty where the centre is not a mask's."""
+    if row.is_crop or (row.position_mm_lps is not None and row.level == "lesion"):
+        return ""
+    return "lesion" if row.lesion_mask and row.level == "lesion" else "gland"
 
 
 def _mask_paths(row: ManifestRow) -> dict[str, Path]:
-    paths = {"gland": row.gland_mask, "lesion": row.lesion_mask}
+    paths = {"gland": row.gland_mask, "lesion": row.lesion_mask, "zone": row.zone_mask}
     return {name: path for name, path in paths.items() if path is not None}
+
+
+def _file_of(name: str) -> str:
+    """Which of ``_mask_paths`` holds a mask: both zones lie in one file."""
+    return "zone" if name in _ZONES else name
+
+
+def _of(study: Study, name: str) -> tuple[dict[str, Volume], str]:
+    """What an opened study has of one of ``_mask_paths``, and the note about it."""
+    found = {kept: mask for kept, mask in study.masks.items() if _file_of(kept) == name}
+    return found, next((note for note in study.notes if note.startswith(f"{name}_mask ")), "")
+
+
+def _read_masks(where: str, row: ManifestRow, name: str, path: Path, volume: Volume) -> tuple[dict[str, Volume], str]:
+    """What a file of ``_mask_paths`` holds, by ``MASKS``, checked against the volume; and a note, often empty."""
+    where = f"{where} ({name}_mask)"
+    mask = _filled_mask(where, row, path)
+    note = _fit(where, name, mask, volume, bare=row.spacing_mm_zyx is not None)
+    return (_zones(where, mask) if name == "zone" else {name: mask}), note
+
+
+def _zones(where: str, mask: Volume) -> dict[str, Volume]:
+    """A zone mask as one mask for each zone.
+
+    Raises:
+        ManifestError: labels that are not zones.
+    """
+    strange = np.setdiff1d(mask.voxels, (0, *_ZONES.values()))
+    if len(strange):
+        raise ManifestError(
+            f"{where}: holds the label {strange[0]}, expected 1 = peripheral zone and 2 = transition zone; relabel it"
+        )
+    return split_zones(mask)
 
 
 def _filled_mask(where: str, row: ManifestRow, path: Path) -> Volume:
@@ -193,10 +268,13 @@ def _check_gland(where: str, row: ManifestRow, masks: Mapping[str, Volume]) -> N
 
 
 def _centre(row: ManifestRow, volume: Volume, masks: Mapping[str, Volume]) -> Point:
-    """(x, y, z) in mm of the position, else of the middle of the lesion's voxels, of the gland's, of the image."""
-    if row.position_mm_lps is not None:
+    """(x, y, z) in mm of the position, else of the middle of the lesion's voxels, of the gland's, of the image.
+
+    At level ``study`` neither position nor lesion counts.
+    """
+    if row.position_mm_lps is not None and row.level == "lesion":
         return row.position_mm_lps
-    mask = None if row.is_crop else masks.get("lesion", masks.get("gland"))
+    mask = masks.get(_central(row))
     middle = volume.centre_mm_lps if mask is None else labelled_places(mask).mean(0)
     x, y, z = (float(v) for v in middle)
     return x, y, z

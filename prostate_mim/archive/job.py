@@ -8,7 +8,7 @@ from pathlib import Path
 from prostate_mim.errors import UsageError
 from prostate_mim.files import sha256_of
 from prostate_mim.hub import read_release, resolve
-from prostate_mim.manifest import Manifest, ManifestRow, read_manifest
+from prostate_mim.manifest import Manifest, ManifestRow, level_of, read_manifest
 
 FORMAT = 2  # 2: column flags of predictions
 TASKS = ("embed", "predict")
@@ -30,6 +30,7 @@ class Job:
         attempts: how often a row (or loading the model) may cost a worker its life.
         workers: actors asked for.
         journal: folder of the attempts of this call.
+        level: what the rows are to the model, ``lesion`` or ``study``; it follows from the revision.
     """
 
     task: str
@@ -46,6 +47,7 @@ class Job:
     attempts: int
     workers: int
     journal: str
+    level: str = "lesion"
 
     @property
     def shards(self) -> int:
@@ -95,7 +97,8 @@ def make_job(
             raise UsageError(f"{name} is {value}; it must be 1 or more")
     release = read_release(resolve(model), kind="classifier" if task == "predict" else None)
     digest = sha256_of(manifest) if manifest.is_file() else ""
-    listed = read_manifest(manifest)
+    level = level_of(release.details) if task == "predict" else "lesion"
+    listed = read_manifest(manifest, level=level)
     if not manifest.is_file() or sha256_of(manifest) != digest:
         raise UsageError(f"{manifest}: is no plain file, or changed while it was read; call again with a finished file")
     job = Job(
@@ -114,5 +117,6 @@ def make_job(
         attempts=attempts,
         workers=workers,
         journal=str(out.absolute() / journal),
+        level=level,
     )
     return job, listed

@@ -97,7 +97,7 @@ def load_compute(job: Job) -> Compute:
         NotFoundError, NetworkError, UsageError: the model cannot be loaded here.
     """
     from prostate_mim.classifier import LesionClassifier
-    from prostate_mim.prediction import load_encoder, load_guard, predict_volume
+    from prostate_mim.prediction import embed_study, load_encoder, load_guard, predict_study
 
     source = job.folder if Path(job.folder).is_dir() else job.model
     if job.task == "predict":
@@ -107,15 +107,13 @@ def load_compute(job: Job) -> Compute:
         guard = load_guard()
 
         def predict(study: Study) -> dict[str, Any]:
-            made = predict_volume(
-                classifier, study.volume, study.centre_mm_lps, guard, is_crop=study.row.is_crop
-            )  # fmt: skip
+            made = predict_study(classifier, study, guard)
             return {"probability": made.probability, "device": made.device, "flags": list(made.flags)}
 
         return predict
     encoder = load_encoder(source)
     _same_model(job, encoder.revision, encoder.spec)
-    return lambda study: {"embedding": encoder.embed(study.volume, study.centre_mm_lps)}
+    return lambda study: {"embedding": embed_study(encoder, study)}
 
 
 def _same_model(job: Job, revision: str, spec: InputSpec) -> None:
@@ -130,7 +128,7 @@ def _same_manifest(job: Job) -> Manifest:
     path = Path(job.manifest)
     if path.is_file() and sha256_of(path) != job.digest:
         raise UsageError(f"{path}: changed since the command began; finished shards are of the earlier content")
-    return read_manifest(path)
+    return read_manifest(path, level=job.level)
 
 
 def _reason(error: Exception, manifest: Path, row: ManifestRow) -> str:

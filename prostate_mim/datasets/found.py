@@ -15,7 +15,8 @@ class FoundRow:
     """One study, or one lesion of a study: the columns of a manifest, in its units. Paths may be absolute.
 
     Attributes:
-        extra: further columns by name, such as ``isup`` or ``label_source``; kept in the manifest, ignored by training.
+        extra: further columns by name; kept in the manifest. It knows ``isup`` and ``zone_mask`` (a path as seen from
+            the manifest) and ignores all others, such as ``subset``.
     """
 
     study_id: str

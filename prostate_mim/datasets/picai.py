@@ -5,8 +5,8 @@ lesions in no order that the delineations share, only clinically significant les
 file holds all of a study's lesions at once (2 to 5 = ISUP grade by human experts; 1 in AI and Pooch25 masks). So a
 benign lesion has no place, and a label per lesion cannot be had. Where the study's mask is not empty the row names it,
 and its position is the centroid of the largest connected part, because the centroid of several lesions may lie in
-none. Lesion lists of the marksheet are kept as they are, ``N/A`` entries included, in columns of their own, and
-``zone_mask`` names a zonal mask (1 = peripheral, 2 = transition).
+none. ``isup`` is the study's ``case_ISUP``. Lesion lists of the marksheet are kept as they are, ``N/A`` entries
+included, in columns of their own, and ``zone_mask`` names a zonal mask (1 = peripheral, 2 = transition).
 
 Columns are found by name: their order changed in July 2026, when ``lesion_PIRADS`` came in.
 """
@@ -160,6 +160,8 @@ def _add(gathered: _Gathered, key: str, path: Path, fold: int | None, labels: _L
 
 def _extra(record: Record | None, lesion: MaskLook, lesion_source: str, gland_source: str) -> dict[str, str]:
     kept = {} if record is None else {name: column(record, theirs) for name, theirs in _KEPT.items()}
+    grade = kept.get("case_isup", "")
+    kept["isup"] = grade if grade in _GRADES - {"N/A"} else ""
     seen = {
         "lesion_source": lesion_source,
         "lesion_components": str(lesion.components) if lesion.path else "",
@@ -200,7 +202,7 @@ def _zones(labels: _Labels, key: str, volume: Volume) -> tuple[str, Path | None]
     """The first zonal mask (1 = peripheral, 2 = transition) that can be used, and its folder."""
     for name in ("HeviAI23", "Yuan23"):
         look = look_at_mask(labels.root / _ZONES / name / f"{key}.nii.gz", volume)
-        if look.path is not None:
+        if look.path is not None and set(look.values) <= {1, 2}:
             return name, look.path
     return "", None
 

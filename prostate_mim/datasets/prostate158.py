@@ -6,15 +6,19 @@ delineated a tumour (PI-RADS 4 or more, confirmed by histopathology, says the pu
 sequence did, and empty where only another reader or sequence has one.
 
 Masks are stored in floating point and a tumour's value is 3: whatever is above 0 counts. Some are not exactly whole;
-up to 0.01 is rounded on reading, and of those beyond a rounded copy is made, because the publisher asks to round.
+up to 0.01 is rounded on reading, and of those beyond a rounded copy is made, because the publisher asks to round. The
+anatomy's labels, 1 the central gland and 2 the peripheral zone, are those of a manifest's ``zone_mask`` the other way
+round, so a relabelled copy is made of them.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
 
 from prostate_mim.datasets.found import DataSet, Found, FoundRow, ImportOptions, Skipped
 from prostate_mim.datasets.mask_files import (
@@ -31,7 +35,8 @@ from prostate_mim.datasets.mask_files import (
     off_gland,
 )
 from prostate_mim.datasets.tables import Record, column, read_table
-from prostate_mim.volume import Volume
+from prostate_mim.files import make_folder
+from prostate_mim.volume import Volume, write_volume
 
 _SOURCES = ("t2_tumor_reader1", "adc_tumor_reader1", "adc_tumor_reader2")
 _OTHERS = ("t2_tumor_reader2",)  # of the test folder
@@ -81,7 +86,8 @@ def find(folder: Path, options: ImportOptions) -> Found:
         skipped=tuple(gathered.skipped),
         label_source=f"Prostate158 {source}",
         notes=(
-            "gland_mask holds zones: 1 is meant to be the central gland, 2 the peripheral zone",
+            "gland_mask holds zones: 1 is meant to be the central gland, 2 the peripheral zone; in zone_mask 1 is the "
+            "peripheral and 2 the transition zone",
             "a lesion is a tumour of PI-RADS 4 or more that a reader delineated; 0 means that no reader did",
             *counted(gathered.notes),
         ),
@@ -151,8 +157,19 @@ def _add(gathered: _Gathered, image: Path, split: str, masks: dict[str, Path]) -
             "subset": split,
             "readers": " ".join(tumours),
             "lesion_components": str(lesion.components) if lesion.path else "",
+            "zone_mask": _zones(gathered.derived, name, gland),
         },
     )
+
+
+def _zones(derived: Path, study: str, anatomy: MaskLook) -> str:
+    """The manifest's cell for a relabelled copy of the anatomy; empty where it does not hold the labels it should."""
+    if anatomy.mask is None or not set(anatomy.values) <= {1, 2}:
+        return ""
+    path = make_folder(derived) / f"{study}_zones.nii.gz"
+    labels = np.array([0, 2, 1], np.int16)[anatomy.mask.voxels]
+    write_volume(replace(anatomy.mask, voxels=labels), path)
+    return f"{derived.name}/{path.name}"
 
 
 def _look(gathered: _Gathered, study: str, name: str, path: Path, volume: Volume) -> MaskLook:

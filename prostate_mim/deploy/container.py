@@ -75,7 +75,7 @@ def read_container(path: str | Path) -> Container:
         header = Header.from_json(texts[HEADER_KEY])
         _check_graph(model, header.kind)
         _check_digest(data, texts[_DIGEST_KEY])
-        return Container(data, header, Sample.from_json(texts[GOLDEN_KEY], header.kind))
+        return Container(data, header, Sample.from_json(texts[GOLDEN_KEY], header.kind, len(header.spec.channels)))
     except IntegrityError as error:
         raise IntegrityError(f"{path}: {error}") from error
 

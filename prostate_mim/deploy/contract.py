@@ -96,7 +96,7 @@ class Sample:
     """An input and what the model gives for it.
 
     Attributes:
-        voxels: (N, 1, D, H, W) float32, exactly representable in float16 where it is stored.
+        voxels: (N, C, D, H, W) float32, exactly representable in float16 where it is stored.
         outputs: by name of the graph's output, float32.
     """
 
@@ -125,11 +125,11 @@ class Sample:
         return json.dumps({"input": _packed(self.voxels, "<f2"), "outputs": outputs}, sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str, kind: str) -> Sample:
+    def from_json(cls, text: str, kind: str, channels: int = 1) -> Sample:
         """Read the closed schema.
 
         Raises:
-            IntegrityError: not exactly what ``to_json`` writes for this kind.
+            IntegrityError: not exactly what ``to_json`` writes for this kind and number of channels.
         """
         values = _json_object(text, GOLDEN_KEY)
         outputs = values.get("outputs")
@@ -137,7 +137,9 @@ class Sample:
             raise IntegrityError(f"metadata {GOLDEN_KEY!r} has missing or unknown fields; {EXPORT_AGAIN}")
         voxels = _unpacked(values["input"], "<f2")
         if voxels.ndim != 5:
-            raise IntegrityError(f"golden input has {voxels.ndim} axes, expected 5 (N, 1, D, H, W); {EXPORT_AGAIN}")
+            raise IntegrityError(f"golden input has {voxels.ndim} axes, expected 5 (N, C, D, H, W); {EXPORT_AGAIN}")
+        if voxels.shape[1] != channels:
+            raise IntegrityError(f"golden input has {voxels.shape[1]} channels, expected {channels}; {EXPORT_AGAIN}")
         return cls(voxels, {name: _unpacked(value, "<f4") for name, value in outputs.items()})
 
 

@@ -42,7 +42,8 @@ def export_onnx(model: nn.Module, path: str | Path, *, tolerance: float = 1e-5, 
     """Write a self-contained ONNX file of a ``LesionClassifier`` or a ``PreMIM``.
 
     The file holds weights, input contract and a golden sample, and no path of this machine. Input ``voxels``
-    (batch, 1, depth, height, width) float32, z-scored, every axis but the channel dynamic. A classifier gives
+    (batch, C, depth, height, width) float32 with a channel for each of the spec's (the image z-scored, masks as 0 and
+    1), every axis but the channel dynamic. A classifier gives
     ``logit`` (batch,) and ``probability`` (batch,); an encoder gives ``embedding`` (batch, C) and ``features``
     (batch, C, d, h, w), its last stage. The given model is copied, so its mode, type and device stay as they are.
 
@@ -54,7 +55,7 @@ def export_onnx(model: nn.Module, path: str | Path, *, tolerance: float = 1e-5, 
         model: a ``LesionClassifier`` or a ``PreMIM``.
         path: ends in ``.onnx``; its folder exists.
         tolerance: largest absolute difference allowed, in units of max(1, largest expected value) of an output.
-        sample: golden input (1, 1, D, H, W), exactly representable in float16; a smooth synthetic one if None.
+        sample: golden input (1, C, D, H, W), exactly representable in float16; a smooth synthetic one if None.
 
     Returns:
         The path written.
@@ -84,7 +85,7 @@ class _ClassifierGraph(nn.Module):
         self.model = model
 
     def forward(self, voxels: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 1, D, H, W) -> (N,) logit, (N,) probability."""
+        """(N, C, D, H, W) -> (N,) logit, (N,) probability."""
         logit: Tensor = self.model(voxels)
         return logit, torch.sigmoid(logit)
 
@@ -97,7 +98,7 @@ class _EncoderGraph(nn.Module):
         self.model = model
 
     def forward(self, voxels: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 1, D, H, W) -> (N, C) embedding, (N, C, d, h, w) features."""
+        """(N, channels, D, H, W) -> (N, C) embedding, (N, C, d, h, w) features."""
         stages: list[Tensor] = self.model(voxels)
         return cast(Any, self.model).pool(stages), stages[-1]
 
@@ -117,28 +118,32 @@ def _describe(model: nn.Module) -> tuple[Header, nn.Module]:
 
 
 def _golden_voxels(header: Header, sample: Tensor | None, path: Path) -> Tensor:
-    z, y, x = header.stride_zyx
+    (z, y, x), channels = header.stride_zyx, len(header.spec.channels)
     if sample is None:
-        return _smooth((1, 1, 2 * z, 4 * y, 4 * x))
+        return _smooth((1, channels, 2 * z, 4 * y, 4 * x))
     voxels = sample.detach().cpu().float()
     divisible = voxels.ndim == 5 and all(n and n % s == 0 for n, s in zip(voxels.shape[2:], (z, y, x), strict=True))
-    if not divisible or voxels.shape[:2] != (1, 1) or not torch.equal(voxels.half().float(), voxels):
+    if not divisible or voxels.shape[:2] != (1, channels) or not torch.equal(voxels.half().float(), voxels):
         raise UsageError(
-            f"{path}: golden sample of shape {tuple(sample.shape)} must be (1, 1, D, H, W), a multiple of the stride "
-            f"{header.stride_zyx}, and exactly representable in float16"
+            f"{path}: golden sample of shape {tuple(sample.shape)} must be (1, {channels}, D, H, W), a multiple of the "
+            f"stride {header.stride_zyx}, and exactly representable in float16"
         )
     return voxels
 
 
 def _smooth(shape: tuple[int, int, int, int, int]) -> Tensor:
-    """(N, 1, D, H, W) sums of plane waves, different for each item, representable in float16; no patient in it."""
+    """(N, C, D, H, W) different for each item, representable in float16; no patient in it.
+
+    The first channel is a sum of plane waves, the others, masks, are 0 and 1.
+    """
     rng = np.random.default_rng(20221229)
     grid = np.stack(np.meshgrid(*map(np.arange, shape[2:]), indexing="ij"), -1)
     items = []
     for _ in range(shape[0]):
         waves = rng.normal(size=(6, 3)) * (1.2, 0.15, 0.15)
-        items.append(np.sin(grid @ waves.T + rng.uniform(0, 6, 6)).sum(-1) / np.sqrt(3))
-    return torch.from_numpy(np.stack(items)[:, None].astype(np.float16).astype(np.float32))
+        image = np.sin(grid @ waves.T + rng.uniform(0, 6, 6)).sum(-1) / np.sqrt(3)
+        items.append(np.stack([image, *(np.roll(image, number, 2) > 0 for number in range(1, shape[1]))]))
+    return torch.from_numpy(np.stack(items).astype(np.float16).astype(np.float32))
 
 
 def _expected(network: nn.Module, header: Header, voxels: Tensor) -> Sample:
@@ -150,9 +155,9 @@ def _expected(network: nn.Module, header: Header, voxels: Tensor) -> Sample:
 
 def _trace(network: nn.Module, header: Header, path: Path) -> Any:
     """The network as an ``onnx.ModelProto`` with weights inside and nothing about this machine."""
-    z, y, x = header.stride_zyx
+    (z, y, x), channels = header.stride_zyx, len(header.spec.channels)
     # Sizes that differ on every axis, and none of them 1: torch.export would take a 1 for a constant.
-    example = _smooth((2, 1, 2 * z, 4 * y, 3 * x))
+    example = _smooth((2, channels, 2 * z, 4 * y, 3 * x))
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -201,8 +206,8 @@ def _verify(written: Path, network: nn.Module, header: Header, tolerance: float,
     except Exception as error:  # ValidationError and InferenceError have no common base
         raise VerificationError(f"{path}: the exported graph is not valid ONNX ({str(error)[:200]!r})") from error
     runtime = Runtime(container.data, "cpu", str(path))
-    z, y, x = header.stride_zyx
-    others = _smooth((3, 1, 3 * z, 2 * y, 5 * x)), _smooth((1, 1, *header.spec.size_zyx))
+    (z, y, x), channels = header.stride_zyx, len(header.spec.channels)
+    others = _smooth((3, channels, 3 * z, 2 * y, 5 * x)), _smooth((1, channels, *header.spec.size_zyx))
     for expected in (container.golden, *(_expected(network, header, voxels) for voxels in others)):
         difference = expected.difference(runtime.run(expected.voxels))
         if not difference <= tolerance:

@@ -60,7 +60,7 @@ class Runtime:
             raise BackendError(f"{where}: CUDA took none of the {count} convolutions (no cuDNN?); {_INSTALL_GPU}")
 
     def run(self, voxels: FloatArray) -> dict[str, FloatArray]:
-        """(N, 1, D, H, W) float32 -> every output by name, float32.
+        """(N, C, D, H, W) float32 -> every output by name, float32.
 
         Raises:
             ResourceError: out of memory.

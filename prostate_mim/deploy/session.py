@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,13 @@ from prostate_mim.deploy.provenance import Prediction
 from prostate_mim.deploy.runtime import DEVICES, Runtime
 from prostate_mim.errors import BackendError, ResourceError, UsageError, VerificationError
 from prostate_mim.modality import check_modality
-from prostate_mim.preprocess import preprocess
+from prostate_mim.preprocess import prepare_input
 from prostate_mim.volume import Volume
 
 REPLAY_TOLERANCE = 1e-4
 _CLASS_OF = {"classifier": "OnnxClassifier", "encoder": "OnnxEncoder"}
 _Point = tuple[float, float, float]
+_Masks = Mapping[str, Volume]
 
 
 class _OnnxModel:
@@ -60,19 +62,24 @@ class _OnnxModel:
         self._runtime, self.replay_difference = _open(container, device, str(path))
         self.device = self._runtime.provider
 
-    def prepare(self, volume: Volume, position_mm_lps: _Point | None = None) -> FloatArray:
-        """The network's input for one volume: (1, 1, D, H, W) float32, around a position or the image centre."""
-        return preprocess(volume, self.spec, position_mm_lps)[None, None]
+    def prepare(self, volume: Volume, position_mm_lps: _Point | None = None, masks: _Masks | None = None) -> FloatArray:
+        """The network's input for one volume, around a position or the image centre; see ``prepare_input``.
+
+        Returns:
+            (1, C, D, H, W) float32, one channel for each of ``spec.channels``.
+        """
+        return prepare_input(volume, self.spec, position_mm_lps, masks)[None]
 
     def run(self, batch: FloatArray) -> dict[str, FloatArray]:
-        """(N, 1, D, H, W) float32, z-scored -> the graph's outputs by name.
+        """(N, C, D, H, W) float32, as ``prepare`` gives it -> the graph's outputs by name.
 
         Raises:
             UsageError: another shape or type, or sizes that are not multiples of ``stride_zyx``.
             ResourceError: out of memory.
         """
-        if batch.ndim != 5 or batch.shape[1] != 1 or batch.dtype != np.float32 or batch.shape[0] == 0:
-            raise UsageError(f"{INPUT}: {batch.dtype} {batch.shape}, expected float32 (N, 1, D, H, W)")
+        channels = len(self.spec.channels)
+        if batch.ndim != 5 or batch.shape[1] != channels or batch.dtype != np.float32 or batch.shape[0] == 0:
+            raise UsageError(f"{INPUT}: {batch.dtype} {batch.shape}, expected float32 (N, {channels}, D, H, W)")
         if any(size == 0 or size % stride for size, stride in zip(batch.shape[2:], self.stride_zyx, strict=True)):
             raise UsageError(f"{INPUT}: crop {batch.shape[2:]} is no multiple of the stride {self.stride_zyx} (voxels)")
         return self._runtime.run(np.ascontiguousarray(batch))
@@ -95,16 +102,23 @@ class OnnxClassifier(_OnnxModel):
 
     _kind = "classifier"
 
-    def predict(self, volume: Volume, position_mm_lps: _Point | None = None) -> Prediction:
+    def predict(self, volume: Volume, position_mm_lps: _Point | None = None, masks: _Masks | None = None) -> Prediction:
         """Probability for the lesion at ``position_mm_lps`` (x, y, z in mm, LPS), or at the image centre.
 
         Its ``flags`` say what is off with the image. A volume of one slice is taken for a crop around a lesion, of
         which only spacing, sign and repeated pixels can be checked.
 
+        Args:
+            volume: as ``read_volume`` returns it.
+            position_mm_lps: (x, y, z) of the lesion.
+            masks: what ``spec.masks`` names, such as ``{"gland": read_mask("gland.nii.gz")}``; of a zone mask,
+                ``split_zones`` makes ``pz`` and ``tz``.
+
         Raises:
-            VolumeError: the position lies outside the volume, or the crop is constant.
+            VolumeError: the position lies outside the volume, the crop is constant, or a mask is missing or of another
+                place.
         """
-        outputs = self.run(self.prepare(volume, position_mm_lps))
+        outputs = self.run(self.prepare(volume, position_mm_lps, masks))
         probability = float(outputs["probability"][0])
         flags = check_modality(volume, is_crop=volume.shape_zyx[0] == 1).flags
         return Prediction(probability, self.name, self.revision, self.spec.fingerprint, self.device, flags)
@@ -115,13 +129,13 @@ class OnnxEncoder(_OnnxModel):
 
     _kind = "encoder"
 
-    def embed(self, volume: Volume, position_mm_lps: _Point | None = None) -> FloatArray:
+    def embed(self, volume: Volume, position_mm_lps: _Point | None = None, masks: _Masks | None = None) -> FloatArray:
         """One vector for a volume, as ``PreMIM.embed`` gives it: (C,) float32.
 
         Raises:
-            VolumeError: the position lies outside the volume, or the crop is constant.
+            VolumeError: as ``OnnxClassifier.predict``.
         """
-        vectors = self.run(self.prepare(volume, position_mm_lps))["embedding"]
+        vectors = self.run(self.prepare(volume, position_mm_lps, masks))["embedding"]
         return np.asarray(vectors[0], np.float32)
 
 

@@ -32,20 +32,23 @@ def finish_batch(
         items: stacked items of ``DrawDataset``: voxels (N, 1, D, H, W) int16, box (N, 3, 2), labels and so on; or
             what ``finish_crops`` has made of them already.
         device: where to.
-        spec: the percentiles to clip at.
+        spec: the percentiles to clip at, and the channels; every item has the masks among them.
         augmentation: what is varied; nothing if None.
         seed: the run's seed. What happens to a sample depends on it and on the sample's draw number alone.
 
     Returns:
-        voxels (N, 1, D, H, W) float32, z-scored, 0 in padding; inside, gland, lesion (N, 1, D, H, W) bool; has_gland,
-        has_lesion, label, row and draw (N,). All on the device but ``row`` and ``draw``, which stay on the CPU.
+        voxels (N, C, D, H, W) float32: the image z-scored, then the spec's masks as 0 and 1, all 0 in padding; inside
+        and each mask of ``store.BITS`` (N, 1, D, H, W) bool; has_gland and so on for each of them, label, row and draw
+        (N,). All on the device but ``row`` and ``draw``, which stay on the CPU.
     """
     done = items if "inside" in items else finish_crops(items, device, spec, augmentation, seed)
     voxels, inside, labels = (done[name].to(device, non_blocking=True) for name in ("voxels", "inside", "labels"))
     with _one_thread(voxels.device):
         known = {name: bool(items[f"has_{name}"].any()) for name in BITS}  # most data sets have none
         masks = {name: (labels & bit).bool() if known[name] else torch.zeros_like(inside) for name, bit in BITS.items()}
-    facts = {name: items[name].to(device, non_blocking=True) for name in ("has_gland", "has_lesion", "label")}
+        if spec.masks:  # they went where the voxels went, and have nothing in padding
+            voxels = torch.cat([voxels, *(masks[name].to(voxels.dtype) for name in spec.masks)], 1)
+    facts = {name: items[name].to(device, non_blocking=True) for name in (*(f"has_{name}" for name in BITS), "label")}
     places = {name: items[name].cpu() for name in ("row", "draw")}
     return {"voxels": voxels, "inside": inside, **masks, **facts, **places}
 

@@ -19,7 +19,7 @@ from prostate_mim.engine.seeding import numpy_generator
 from prostate_mim.errors import UsageError, VolumeError
 from prostate_mim.preprocess import normalise
 from prostate_mim.spec import InputSpec
-from prostate_mim.store import PreparedStudy
+from prostate_mim.store import BITS, PreparedStudy
 
 Piece = tuple[slice, slice, slice]
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -47,22 +47,59 @@ class Region:
     row: int
 
 
+def check_masks(region: Region, spec: InputSpec) -> None:
+    """Refuse a study that has not every mask among a network's channels.
+
+    Raises:
+        UsageError: naming the row and the mask.
+    """
+    for name in spec.masks:
+        if name not in region.study.masks:
+            column = "zone_mask" if name in ("pz", "tz") else f"{name}_mask"
+            raise UsageError(
+                f"row {region.row}: the {name} mask is missing, and the model looks at it; add {column} to the "
+                f"manifest, or leave {name!r} out of the channels"
+            )
+
+
+def crop_of(region: Region, spec: InputSpec, piece: Piece) -> npt.NDArray[np.float32]:
+    """A network's input from a fixed place of a region, without augmentation; as ``preprocess.prepare_input`` gives it.
+
+    Args:
+        region: the study.
+        spec: the contract of the network; its size is that of the piece.
+        piece: where in the region.
+
+    Returns:
+        (C, D, H, W) float32: the image z-scored, then the spec's masks as 0 and 1; all 0 in padding.
+
+    Raises:
+        UsageError: a mask among the channels is missing; names the row.
+        VolumeError: the piece holds no tissue, or is constant.
+    """
+    check_masks(region, spec)
+    study = region.study
+    image = normalise(study.intensities(piece), study.inside(piece), spec, f"row {region.row}")
+    return np.stack([image, *(np.asarray(study.mask(name, piece), np.float32) for name in spec.masks)])
+
+
 class DrawDataset(Dataset[dict[str, Any]]):
     """Draw number n -> one raw crop. Epochs are permutations; draws are reproducible by n alone.
 
     An item holds ``voxels`` (1, D, H, W) int16 as stored, ``box`` (3, 2) int64 (the half-open range of measured voxels
     along each axis of the crop; what lies outside is padding, its voxels any constant), ``labels`` (1, D, H, W) uint8
-    (bit 0 gland, bit 1 lesion; 0 where the row has no mask), ``has_gland``, ``has_lesion``, ``label``, ``row`` and
-    ``draw``.
+    (bits as in ``store.BITS``; 0 where the row has no mask), ``has_gland`` and so on for each of them, ``label``,
+    ``row`` and ``draw``.
 
     Args:
         regions: the studies, each at least as large as the crop.
-        spec: crop size, and the clipping that decides whether a crop holds tissue.
+        spec: crop size, the clipping that decides whether a crop holds tissue, and the masks that every study needs
+            because the network looks at them.
         jitter_zyx: how far a crop may lie from the middle of its region, voxels; at most to the region's edge.
         seed: the run's seed.
 
     Raises:
-        UsageError: there is no region, or one is smaller than the crop.
+        UsageError: there is no region, or one is smaller than the crop, or lacks a mask among the spec's channels.
     """
 
     def __init__(self, regions: Sequence[Region], spec: InputSpec, jitter_zyx: tuple[int, int, int], seed: int) -> None:
@@ -74,6 +111,7 @@ class DrawDataset(Dataset[dict[str, Any]]):
                     f"row {region.row}: its stored region of {region.study.shape_zyx} voxels is smaller than the crop "
                     f"{spec.size_zyx}; prepare the data with a larger region, or choose a smaller crop"
                 )
+            check_masks(region, spec)
         self.regions, self.spec, self.jitter_zyx, self.seed = regions, spec, jitter_zyx, seed
         self._order: tuple[int, npt.NDArray[np.int64]] | None = None
 
@@ -119,8 +157,7 @@ class DrawDataset(Dataset[dict[str, Any]]):
         """All of an item but its voxels."""
         return {
             "box": torch.tensor(box),
-            "has_gland": "gland" in region.study.masks,
-            "has_lesion": "lesion" in region.study.masks,
+            **{f"has_{name}": name in region.study.masks for name in BITS},
             "label": region.label,
             "row": region.row,
             "draw": draw,

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from prostate_mim.errors import ResourceError
+from prostate_mim.store import BITS
 
 # Where Linux keeps shared memory. Writing into more than there is kills the writer without a word.
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, never written to by name
-_FLAGS = ("has_gland", "has_lesion")
+_FLAGS = tuple(f"has_{name}" for name in BITS)
 _NUMBERS = ("label", "row", "draw")
 
 

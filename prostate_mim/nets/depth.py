@@ -41,7 +41,7 @@ def parameter_depths(encoder: Encoder) -> dict[str, int]:
     size = [2 * stride for stride in encoder.total_stride_zyx]
     try:
         encoder.eval()
-        encoder(torch.zeros(1, 1, *size, device=example.device, dtype=example.dtype), between)
+        encoder(torch.zeros(1, encoder.in_channels, *size, device=example.device, dtype=example.dtype), between)
     finally:
         encoder.train(training)
         for hook in hooks:

@@ -36,10 +36,15 @@ class Encoder(nn.Module):
     Args:
         strides_zyx: stride of each resolution relative to the one before (the first: to the input).
         channels: channels of the features at each resolution.
+
+    Attributes:
+        in_channels: C of the input; 1 until ``stem.widen_stem`` makes it more.
+        stage_info: what each resolution is.
     """
 
     def __init__(self, strides_zyx: Sequence[tuple[int, int, int]], channels: Sequence[int]) -> None:
         super().__init__()
+        self.in_channels = 1
         infos: list[StageInfo] = []
         z = y = x = 1
         for count, (dz, dy, dx) in zip(channels, strides_zyx, strict=True):
@@ -53,7 +58,7 @@ class Encoder(nn.Module):
         return self.stage_info[-1].stride_zyx
 
     def forward(self, voxels: Tensor, between: Between = unchanged) -> list[Tensor]:
-        """(N, 1, D, H, W) -> one (N, C, D/s, H/s, W/s) per resolution, coarse last.
+        """(N, ``in_channels``, D, H, W) -> one (N, C, D/s, H/s, W/s) per resolution, coarse last.
 
         Args:
             between: may replace the features of a resolution before the next is computed from them (a mask token in
@@ -81,7 +86,7 @@ class StageChain(Encoder):
         self.stages = nn.ModuleList(stages)
 
     def forward(self, voxels: Tensor, between: Between = unchanged) -> list[Tensor]:
-        """(N, 1, D, H, W) -> one (N, C, D/s, H/s, W/s) per stage, coarse last."""
+        """(N, ``in_channels``, D, H, W) -> one (N, C, D/s, H/s, W/s) per stage, coarse last."""
         features: list[Tensor] = []
         for number, stage in enumerate(self.stages):
             voxels = between(number, stage(voxels))

@@ -1,4 +1,4 @@
-"""Stages -> one vector: what lies at the centre of the crop, where the lesion is."""
+"""Stages -> one vector: what lies at the centre of the crop, where the lesion is, or what the whole crop holds."""
 
 from __future__ import annotations
 
@@ -64,3 +64,18 @@ class CentrePool(nn.Module):
             weight = torch.exp(-0.5 * ((place - (count - 1) / 2) * (step / self.sigma_mm)) ** 2)
             values = torch.tensordot(values, weight / weight.sum(), dims=([axis], [0]))
         return values
+
+
+class MeanPool(CentrePool):
+    """As ``CentrePool`` with the same weight everywhere: for what has no place in the crop, such as a whole study.
+
+    Args:
+        stages, spacing_mm_zyx, sigma_mm: as for ``CentrePool``; the last two change nothing here.
+    """
+
+    def _weighted_mean(self, stage: StageInfo, values: Tensor) -> Tensor:
+        """(N, C, d, h, w) -> (N, C), every cell alike."""
+        return values.mean((2, 3, 4))
+
+
+POOLINGS: dict[str, type[CentrePool]] = {"centre": CentrePool, "mean": MeanPool}

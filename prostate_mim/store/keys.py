@@ -14,7 +14,7 @@ from prostate_mim._version import __version__
 from prostate_mim.errors import NotFoundError
 from prostate_mim.files import sha256_of
 from prostate_mim.manifest import ManifestRow
-from prostate_mim.spec import InputSpec
+from prostate_mim.spec import IMAGE, InputSpec
 
 FORMAT = 2
 """Version of the files of an entry."""
@@ -61,13 +61,15 @@ def entry_key(row: ManifestRow, spec: InputSpec, code: str, where: str) -> str:
     values: dict[str, Any] = {
         "format": FORMAT,
         "code": code,
-        "spec": spec.to_dict(),
+        "spec": spec.with_channels(IMAGE).to_dict(),  # masks are stored whatever the network looks at
         "sha256": row.sha256,  # stated by the manifest: the reader compares it, so a changed one is no hit
         "spacing_mm_zyx": row.spacing_mm_zyx,
         "position_mm_lps": row.position_mm_lps,
         "is_crop": row.is_crop,
+        "level": row.level,
     }
-    for name, path in (("t2w", row.t2w), ("gland_mask", row.gland_mask), ("lesion_mask", row.lesion_mask)):
+    for name in ("t2w", "gland_mask", "lesion_mask", "zone_mask"):
+        path: Path | None = getattr(row, name)
         try:
             values[name] = None if path is None else content_hash(path)
         except OSError:

@@ -20,8 +20,8 @@ Interval = tuple[int, int]
 Box = tuple[Interval, Interval, Interval]
 Piece = tuple[slice, slice, slice]
 
-BITS = {"gland": 1, "lesion": 2}
-"""Value of each mask's bit in ``PreparedStudy.labels``."""
+BITS = {name: 1 << place for place, name in enumerate(MASKS)}
+"""Value of each mask's bit in ``PreparedStudy.labels``: gland 1, lesion 2, pz 4, tz 8."""
 
 _LOW, _HIGH = -32768, 32767
 _STEPS_PER_DEVIATION = 512  # half a step is a thousandth of a deviation: far below the noise of any scanner
@@ -100,14 +100,14 @@ class PreparedStudy:
         """(z, y, x) bool: a mask on a piece, False in padding; None where the row has none.
 
         Args:
-            name: ``gland`` or ``lesion`` (the row's own).
+            name: one of ``BITS``; ``lesion`` is the row's own.
             piece: what to read.
 
         Raises:
             UsageError: an unknown name.
         """
         if name not in BITS:
-            raise UsageError(f"mask {name!r} is unknown; choose {' or '.join(BITS)}")
+            raise UsageError(f"mask {name!r} is unknown; choose one of {', '.join(BITS)}")
         if name not in self.masks or self.labels is None:
             return None
         return np.asarray((self.labels[piece] & BITS[name]) > 0)
@@ -118,7 +118,8 @@ def prepare_study(study: Study, spec: InputSpec) -> PreparedStudy:
 
     Args:
         study: an opened row; every mask it names is read.
-        spec: spacing, and the size of the region (not of the crops that are drawn from it).
+        spec: spacing, what becomes of a single slice, and the size of the region (not of the crops that are drawn from
+            it); its channels decide nothing, every mask is kept.
 
     Raises:
         VolumeError: so wide a range of intensities that a step would blur the image.

@@ -94,7 +94,7 @@ class Workers:
         if self._pool is None:
             # Spawned, not forked: the caller may hold threads and open arrays.
             spawn = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(count or self.count, spawn, _leave_with_parent)
+            self._pool = ProcessPoolExecutor(count or self.count, spawn, leave_with_parent)
             try:
                 self._pool.submit(os.getpid).result()
             except BrokenProcessPool as error:
@@ -110,7 +110,7 @@ class Workers:
         self._pool = None
 
 
-def _leave_with_parent() -> None:
+def leave_with_parent() -> None:
     """In a worker: end when the process that started it ends, even if that was killed and could not say so."""
     parent = multiprocessing.parent_process()
 

@@ -14,7 +14,7 @@ import pytest
 
 from prostate_mim.archive.job import Job
 
-PATHS = ("t2w", "gland_mask", "lesion_mask")
+PATHS = ("t2w", "gland_mask", "lesion_mask", "zone_mask")
 
 
 Rows = list[dict[str, str]]

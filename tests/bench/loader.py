@@ -114,7 +114,7 @@ def prepared(options: argparse.Namespace, folder: Path) -> tuple[DrawDataset, Dr
     path = options.manifest or write_cohort(folder / "cohort", options.studies, seed=1)
     listed = read_manifest(path)
     rows = list({row.t2w: row for row in listed.rows}.values())[: options.studies]
-    bare = [row.__class__(**{**vars(row), "gland_mask": None, "lesion_mask": None}) for row in rows]
+    bare = [row.__class__(**{**vars(row), "gland_mask": None, "lesion_mask": None, "zone_mask": None}) for row in rows]
     listed = listed.__class__(**{**vars(listed), "rows": tuple(bare)})
     region_spec = SPEC.with_size(REGION_ZYX)
     found = [prepare_manifest(listed, region_spec, store) for store in (folder / "store", None)]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from prostate_mim.errors import IntegrityError, UsageError
 from prostate_mim.files import append_line, atomic_path, make_folder, sha256_of, write_bytes, write_text
-from prostate_mim.spec import InputSpec
+from prostate_mim.spec import CHANNELS, SINGLE_SLICE, InputSpec
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
@@ -112,6 +112,8 @@ SPECS = st.builds(
     st.tuples(*[st.floats(0.1, 10)] * 3),
     st.tuples(*[st.integers(1, 1024)] * 3),
     clip_percentiles=st.tuples(st.floats(0, 49), st.floats(50, 100)),
+    single_slice=st.sampled_from(SINGLE_SLICE),
+    channels=st.lists(st.sampled_from(CHANNELS[1:]), unique=True).map(lambda masks: ("t2w", *masks)),
 )
 
 
@@ -160,17 +162,62 @@ def test_fingerprint_changes_with_any_field():
     specs = [dataclasses.replace(InputSpec(), **{name: v}) for name, values in CHANGES.items() for v in values]
     assert len({InputSpec().fingerprint, *(spec.fingerprint for spec in specs)}) == 1 + len(specs)
     rest = {field.name for field in dataclasses.fields(InputSpec)} - set(CHANGES)
-    assert rest == {"orientation", "normalisation", "interpolation", "version"}
+    assert rest == {"orientation", "normalisation", "interpolation", "version", "single_slice", "channels"}
     for name in rest:
         with pytest.raises(IntegrityError, match=name):
-            dataclasses.replace(InputSpec(), **{name: 2 if name == "version" else "other"})
+            dataclasses.replace(InputSpec(), **{name: 3 if name == "version" else "other"})
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(InputSpec)])
+WIDER = InputSpec(single_slice="repeat", channels=("t2w", "gland"))
+
+
+def test_contracts_that_use_nothing_new_stay_version_1():
+    """Both new fields are left out, and version is 1, exactly while both have their defaults."""
+    for spec in (WIDER, InputSpec(single_slice="repeat"), InputSpec(channels=["t2w", "pz"])):
+        values = spec.to_dict()
+        assert values["version"] == spec.version == 2
+        assert {"single_slice", "channels"} <= set(values)
+        assert InputSpec.from_dict(values) == spec
+        assert InputSpec.from_dict(json.loads(spec.to_json())).fingerprint == spec.fingerprint
+    plain = dataclasses.replace(WIDER, single_slice="pad", channels=("t2w",))
+    assert plain == InputSpec()
+    assert plain.to_json() == InputSpec().to_json()
+    assert len({InputSpec().fingerprint, WIDER.fingerprint, WIDER.with_channels("t2w").fingerprint}) == 3
+    assert WIDER.fingerprint == "f312c3b2e5e29964"
+    assert WIDER.masks == ("gland",)
+    assert InputSpec().masks == ()
+
+
+BAD_CHANNELS = [(), ("gland",), ("gland", "t2w"), ("t2w", "t2w"), ("t2w", "adc"), "t2w", ("t2w", 1), None]
+
+
+@pytest.mark.parametrize("channels", BAD_CHANNELS, ids=str)
+def test_impossible_channels(channels):
+    """The image comes first, each channel is known and comes once."""
+    with pytest.raises(IntegrityError, match="channels"):
+        InputSpec(channels=channels)
+    with pytest.raises(IntegrityError, match="channels"):
+        InputSpec.from_dict({**WIDER.to_dict(), "channels": channels})
+
+
+def test_versions_and_fields_must_fit():
+    """A file cannot say version 1 with the new fields, nor version 2 with nothing new: one contract, one text."""
+    with pytest.raises(IntegrityError, match="channels"):
+        InputSpec.from_dict({**WIDER.to_dict(), "version": 1})
+    with pytest.raises(IntegrityError, match="version"):
+        InputSpec.from_dict({**WIDER.to_dict(), "single_slice": "pad", "channels": ["t2w"]})
+    for missing in ("single_slice", "channels"):
+        with pytest.raises(IntegrityError, match=missing):
+            InputSpec.from_dict({key: value for key, value in WIDER.to_dict().items() if key != missing})
+
+
+@pytest.mark.parametrize("name", sorted(WIDER.to_dict()))
 def test_missing_and_unknown_fields_are_refused(name):
     """Each missing field, and an unknown one, is refused by name."""
-    values = InputSpec().to_dict()
-    assert InputSpec.from_dict(values) == InputSpec()
+    values = WIDER.to_dict()
+    if name in InputSpec().to_dict():
+        values = InputSpec().to_dict()
+    assert InputSpec.from_dict(values).to_dict() == values
     with pytest.raises(IntegrityError, match=name):
         InputSpec.from_dict({key: value for key, value in values.items() if key != name})
     with pytest.raises(IntegrityError, match=f"{name}_2"):
@@ -187,7 +234,7 @@ WRONG = [
     *[("orientation", v) for v in ("axial-RAS", None, 1, ["axial-LPS"])],
     *[("normalisation", v) for v in ("zscore", None, 0)],
     *[("interpolation", v) for v in ("cubic", None, 1)],
-    *[("version", v) for v in (0, 2, "1", 1.0, True, None, [1])],
+    *[("version", v) for v in (0, 3, "1", 1.0, True, None, [1])],
 ]
 
 

@@ -106,7 +106,7 @@ def test_rows_of_another_length(tmp_path, cells):
     assert "row 1: has not the 4 cells of the header" in refusal(path)
 
 
-@pytest.mark.parametrize("name", ["t2w", "lesion_mask", "gland_mask"])
+@pytest.mark.parametrize("name", ["t2w", "lesion_mask", "gland_mask", "zone_mask"])
 @pytest.mark.parametrize(
     "value", ["Mueller_gone.nii", f"{FILE}/inside.nii", "Mueller" * 60, "Mueller\0.nii"], ids="abcd"
 )

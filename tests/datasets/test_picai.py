@@ -130,6 +130,7 @@ def test_a_row_holds_what_the_marksheet_says(tree: Path, opened: Opened) -> None
         "3+4,0+0",
         "4,3",
     )
+    assert (row["isup"], opened(out)[0].row.isup) == ("2", 2)
     assert (row["psa"], row["histopath_type"]) == ("7.7", "MRBx")
     assert (row["lesion_components"], row["lesion_values"]) == ("2", "2 3")
     assert (row["lesion_source"], row["gland_source"]) == ("human_expert/resampled", "Bosma22b")

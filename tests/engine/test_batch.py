@@ -104,8 +104,8 @@ def test_a_batch_is_what_the_seam_says():
     found = finish_batch(items, "cpu", SPEC, None, 0)
     assert {key: (tuple(value.shape), value.dtype) for key, value in found.items()} == {
         "voxels": ((2, 1, 4, 16, 16), torch.float32),
-        **{name: ((2, 1, 4, 16, 16), torch.bool) for name in ("inside", "gland", "lesion")},
-        **{name: ((2,), torch.bool) for name in ("has_gland", "has_lesion")},
+        **{name: ((2, 1, 4, 16, 16), torch.bool) for name in ("inside", "gland", "lesion", "pz", "tz")},
+        **{name: ((2,), torch.bool) for name in ("has_gland", "has_lesion", "has_pz", "has_tz")},
         **{name: ((2,), torch.int64) for name in ("label", "row", "draw")},
     }
     assert torch.equal(found["gland"][0, 0], torch.from_numpy(gland))

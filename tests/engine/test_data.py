@@ -22,7 +22,7 @@ from prostate_mim.store import prepare_study
 from prostate_mim.studies import Study, open_all
 from prostate_mim.volume import read_mask
 
-KEYS = {"voxels", "box", "labels", "has_gland", "has_lesion", "label", "row", "draw"}
+KEYS = {"voxels", "box", "labels", "has_gland", "has_lesion", "has_pz", "has_tz", "label", "row", "draw"}
 
 
 def same(one: dict, other: dict) -> bool:
@@ -175,7 +175,7 @@ def test_masks_change_nothing_else():
     bare, full = noise_dataset(), noise_dataset(masks=True)
     for draw in range(20):
         before, after = bare[draw], full[draw]
-        for name in KEYS - {"labels", "has_gland", "has_lesion"}:
+        for name in KEYS - {"labels", "has_gland", "has_lesion", "has_pz", "has_tz"}:
             assert torch.equal(torch.as_tensor(before[name]), torch.as_tensor(after[name]))
         assert not before["labels"].any()
         assert before["has_gland"] is before["has_lesion"] is False
@@ -228,7 +228,7 @@ def test_absent_is_absent(cohort, tmp_path):
     with cohort.open(newline="") as stream:
         row = next(csv.DictReader(stream))
     row["t2w"] = str(cohort.parent / row["t2w"])
-    row["gland_mask"] = row["lesion_mask"] = ""
+    row["gland_mask"] = row["lesion_mask"] = row["zone_mask"] = ""
     path = tmp_path / "list.csv"
     with path.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, row)
@@ -238,5 +238,5 @@ def test_absent_is_absent(cohort, tmp_path):
     assert study.row.position_mm_lps is not None
     spec = InputSpec(size_zyx=(6, 24, 24))
     item = DrawDataset([Region(prepare_study(study, spec), -1, 1)], spec, (0, 0, 0), 0)[0]
-    assert item["has_gland"] is item["has_lesion"] is False
+    assert not any(item[f"has_{name}"] for name in ("gland", "lesion", "pz", "tz"))
     assert not item["labels"].any()

@@ -23,7 +23,7 @@ def changed_list(cohort: Path, tmp_path: Path, **cells: str) -> Manifest:
     """The first row of the cohort with other cells, as a manifest of its own."""
     with cohort.open(newline="") as stream:
         row = next(csv.DictReader(stream))
-    for name in ("t2w", "gland_mask", "lesion_mask"):
+    for name in ("t2w", "gland_mask", "lesion_mask", "zone_mask"):
         row[name] = str(cohort.parent / row[name])
     row.update(cells)
     path = tmp_path / "list.csv"
@@ -59,7 +59,7 @@ def test_useless_masks_are_refused(cohort, tmp_path):
         with pytest.raises(ManifestError, match=rf"row 1 \(gland_mask\): .*{words}"):
             list(open_all(changed_list(cohort, tmp_path, gland_mask=str(path))))
     (study,) = open_all(changed_list(cohort, tmp_path))
-    with pytest.raises(UsageError, match="'glnad' is unknown; choose gland or lesion"):
+    with pytest.raises(UsageError, match="'glnad' is unknown; choose one of gland, lesion, pz, tz"):
         study.read_mask("glnad")
 
 

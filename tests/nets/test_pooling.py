@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from prostate_mim.nets.encoder import StageInfo
-from prostate_mim.nets.pooling import CentrePool
+from prostate_mim.nets.pooling import POOLINGS, CentrePool, MeanPool
 
 STAGES = (StageInfo(2, (1, 2, 2)), StageInfo(3, (1, 4, 4)), StageInfo(5, (2, 8, 8)), StageInfo(7, (4, 16, 16)))
 SPACING = (3.0, 0.5, 0.5)
@@ -59,3 +59,31 @@ def test_gradient_of_constant_features_is_finite() -> None:
     zero.square().sqrt().sum().backward()
     assert zero.grad is not None
     assert torch.isnan(zero.grad).all()
+
+
+def test_mean_pool_by_hand() -> None:
+    """Every cell counts alike: 1 of 8 in one corner makes a mean of 1/8; the place does not matter."""
+    pool = MeanPool(STAGES, SPACING)
+    vectors = []
+    for corner in (0, -1):
+        values = features(size=(4, 16, 16))
+        values[2][:, 0, corner, corner, corner] = 1
+        vectors.append(pool(values))
+    assert float(vectors[0][0, 3]) == pytest.approx(1 / 8)
+    assert float(vectors[0][0, 18]) == pytest.approx(math.sqrt(1 / 8 * (1 - 1 / 8) + 1e-5), rel=1e-4)
+    assert torch.equal(*vectors)
+    centred = [CentrePool(STAGES, SPACING)(values) for values in (features(1.0), features(2.0))]
+    assert pool.channels == centred[0].shape[1] == vectors[0].shape[1]
+
+
+def test_mean_pool_sees_what_centre_pool_does_not() -> None:
+    """A change at the crop's edge, 20 mm from the middle: the mean moves by its share, the centre hardly."""
+    before, after = features(size=(16, 96, 96)), features(size=(16, 96, 96))
+    after[1][:, :, :, :, 0] = 1
+    moved = {
+        name: float((pool(STAGES, SPACING)(after) - pool(STAGES, SPACING)(before))[0, 0])
+        for name, pool in POOLINGS.items()
+    }
+    assert moved["mean"] == pytest.approx(1 / 24)
+    assert 0 <= moved["centre"] < 1e-4
+    assert set(POOLINGS) == {"centre", "mean"}

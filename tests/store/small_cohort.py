@@ -18,7 +18,9 @@ from prostate_mim.store.rows import Job
 from prostate_mim.volume import Geometry, Volume, write_volume
 
 SPEC = InputSpec(size_zyx=(10, 70, 70))
-COLUMNS = ("study_id", "patient_id", "t2w", "gland_mask", "lesion_mask", "position_mm_lps", "is_crop", "sha256")
+COLUMNS = (
+    "study_id", "patient_id", "t2w", "gland_mask", "lesion_mask", "zone_mask", "position_mm_lps", "is_crop", "sha256",
+)  # fmt: skip
 
 
 def write_study(folder: Path, number: int, *, shape: tuple[int, int, int] = (12, 80, 80), spacing: float = 0.5) -> None:

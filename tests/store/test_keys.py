@@ -32,7 +32,7 @@ def folder(tmp_path):
     rng = np.random.default_rng(0)
     geometry = Geometry((3.0, 0.5, 0.5))
     write_volume(Volume(rng.integers(0, 500, (6, 24, 24)).astype(np.int16), geometry), tmp_path / "t2w.nii")
-    for name, size in (("gland", 6), ("lesion", 4)):
+    for name, size in (("gland", 6), ("lesion", 4), ("zones", 5)):
         cube = np.zeros((6, 24, 24), np.int16)
         cube[2:4, 8 : 8 + size, 8 : 8 + size] = 1
         write_volume(Volume(cube, geometry), tmp_path / f"{name}.nii")
@@ -40,7 +40,10 @@ def folder(tmp_path):
 
 
 SMALL = SPEC.with_size((4, 16, 16))
-ROW = {"study_id": "s", "patient_id": "p", "t2w": "t2w.nii", "gland_mask": "gland.nii", "lesion_mask": "lesion.nii"}
+ROW = {
+    "study_id": "s", "patient_id": "p", "t2w": "t2w.nii", "gland_mask": "gland.nii", "lesion_mask": "lesion.nii",
+    "zone_mask": "zones.nii",
+}  # fmt: skip
 
 
 def prepare(folder, row=ROW, spec=SMALL):
@@ -68,15 +71,16 @@ def test_unchanged_is_a_hit(folder):
     assert prepare(folder, {**ROW, "patient_id": "other", "t2w": "copy.nii"})[0] == 0
 
 
-@pytest.mark.parametrize("name", ["t2w.nii", "gland.nii", "lesion.nii"])
+@pytest.mark.parametrize("name", ["t2w.nii", "gland.nii", "lesion.nii", "zones.nii"])
 def test_another_content_of_the_same_size_and_time_is_a_miss(folder, name):
     """One voxel of the middle gets another value (of a mask: another label, which is True all the same)."""
     _, before = prepare(folder)
-    flip(folder / name, 352 + 2 * (2 * 576 + 10 * 24 + 10), 2)
+    bits = 3 if name == "zones.nii" else 2  # 1 becomes 2, the other zone; there is no zone 3
+    flip(folder / name, 352 + 2 * (2 * 576 + 10 * 24 + 10), bits)
     made, after = prepare(folder)
     assert made == 1
     assert np.array_equal(before, after) == (name != "t2w.nii")  # not the old voxels under a new name
-    flip(folder / name, 352 + 2 * (2 * 576 + 10 * 24 + 10), 2)
+    flip(folder / name, 352 + 2 * (2 * 576 + 10 * 24 + 10), bits)
     assert prepare(folder)[0] == 0
 
 
@@ -84,7 +88,7 @@ def test_another_content_of_the_same_size_and_time_is_a_miss(folder, name):
     "changed",
     [
         {"position_mm_lps": "5 5 6"}, {"lesion_mask": ""}, {"gland_mask": ""}, {"is_crop": "1"},
-        {"gland_mask": "lesion.nii", "lesion_mask": "gland.nii"},
+        {"gland_mask": "lesion.nii", "lesion_mask": "gland.nii"}, {"zone_mask": ""}, {"zone_mask": "gland.nii"},
     ],
 )  # fmt: skip
 def test_another_row_is_a_miss(folder, changed):
@@ -97,7 +101,7 @@ def test_another_row_is_a_miss(folder, changed):
     "spec",
     [
         SMALL.with_size((4, 16, 17)), replace(SMALL, spacing_mm_zyx=(3.0, 0.5, 0.51)),
-        replace(SMALL, clip_percentiles=(0.5, 99.0)),
+        replace(SMALL, clip_percentiles=(0.5, 99.0)), replace(SMALL, single_slice="repeat"),
     ],
 )  # fmt: skip
 def test_another_spec_is_a_miss(folder, spec):
