@@ -32,7 +32,7 @@ class Checkpoint:
 
     Attributes:
         step: optimiser steps done.
-        tensors: ``model.NAME``, ``optimizer.NAME.ENTRY`` and ``average.NAME``, by the model's own names.
+        tensors: ``model.NAME``, ``optimizer.NAME.ENTRY``, ``average.NAME`` and ``best.NAME``, by the model's own names.
         state: plain numbers and strings: the run's configuration and what it has settled on.
         score: lower is better; None where nothing was scored since the checkpoint before.
     """

@@ -24,6 +24,7 @@ from prostate_mim.engine.batch import finish_batch, finish_crops
 from prostate_mim.engine.checkpoint import Checkpoint, load_newest, sweep, write_checkpoint
 from prostate_mim.engine.cpu_bf16 import pad_ahead
 from prostate_mim.engine.data import DrawDataset
+from prostate_mim.engine.early import BestSoFar, EarlyStop
 from prostate_mim.engine.groups import parameter_groups
 from prostate_mim.engine.identity import check_same_run
 from prostate_mim.engine.loader import DrawLoader
@@ -55,6 +56,7 @@ class Task:
             (``stopped``).
         score: observed numbers -> what ``keep_best`` compares; lower is better, None is no score.
         depths: parameter name -> resolution (0 = at the input), for layer-wise decay; the rest is the head.
+        early: ends the run before its last step, and keeps the best weights.
         label: what the progress bar calls it.
     """
 
@@ -66,6 +68,7 @@ class Task:
     report: Callable[[str], object] | None = None
     score: Callable[[Mapping[str, float]], float | None] | None = None
     depths: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    early: EarlyStop | None = None
     label: str = "training"
 
 
@@ -94,7 +97,8 @@ def train(
         allow_change: dotted keys of the configuration that may differ from the resumed run's.
 
     Returns:
-        Whole weights by name on the CPU, on every rank; the moving average where the configuration asks for one.
+        Whole weights by name on the CPU, on every rank; the moving average where the configuration asks for one, and
+        the best ones where the task stops early.
 
     Raises:
         TrainingError: a number is not finite, or a loader process died; no weight has been changed by it.
@@ -160,6 +164,7 @@ class _Training:
             )
             if self.average is not None:
                 self.average.put(checkpoint.part("average"))
+        self.best = BestSoFar.of(task.early, checkpoint)
         # As many micro-batches as the run has come to need, unless it is now told another number.
         told = checkpoint is None or checkpoint.state["config"]["loop"]["accumulate"] != config.accumulate
         pieces = config.accumulate if told else int(self.settled.get("pieces", config.accumulate))
@@ -217,6 +222,8 @@ class _Training:
 
     def go(self, run: Path, stop: StopRequest) -> None:
         """From the first step that is missing to the last, or until a signal asks to stop."""
+        if self.best is not None and self.best.over:
+            return
         config, quiet = self.config, not self.accelerator.is_main_process
         columns = ("loss {task.fields[loss]}", "{task.fields[rate]} studies/s")
         self.model.train()
@@ -237,7 +244,8 @@ class _Training:
                 values |= {"studies_per_second": round(rate, 2), "wait_seconds": round(loader.last_wait_seconds, 4)}
                 tracker.log(step + 1, **values)
                 bar.update(shown, advance=1, loss=f"{values['loss']:.3f}", rate=f"{rate:.1f}")
-                self._after(tracker, run, step + 1, stop)
+                if self._after(tracker, run, step + 1, stop):
+                    break
                 last += time.monotonic() - now  # looking and saving is not training
 
     @contextmanager
@@ -262,19 +270,23 @@ class _Training:
             self.average.follow(self.bare, step)
         return values
 
-    def _after(self, tracker: Tracker, run: Path, done: int, stop: StopRequest) -> None:
-        """Between two steps: look, save, stop."""
-        config = self.config
+    def _after(self, tracker: Tracker, run: Path, done: int, stop: StopRequest) -> bool:
+        """Between two steps: look, save, stop. Whether the run ends here because nothing gets better."""
+        config, best = self.config, self.best
         if config.health_every and (done % config.health_every == 0 or done == config.steps):
             self._look(tracker, done)
         # Ranks get the signal at different moments; one that stopped alone would leave the others waiting.
         asked = distributed.anywhere(self.accelerator, bool(stop.signal))
-        if asked or done % config.checkpoint_every == 0 or done == config.steps:
+        if best is not None and best.due(done, config.steps):
+            tracker.log(done, held_out_loss=best.look(self._last_weights()))
+        over = best is not None and best.over
+        if asked or over or done % config.checkpoint_every == 0 or done == config.steps:
             self._save(run, done)
-        if asked and done < config.steps:
+        if asked and done < config.steps and not over:
             if self.accelerator.is_main_process:
                 sys.stderr.write(f"asked to stop after step {done}; its checkpoint is written, go on with --resume\n")
             raise SystemExit(stop.exit_code if stop.signal else 143)
+        return over
 
     def _look(self, tracker: Tracker, done: int) -> None:
         if not self.config.health_every:
@@ -296,7 +308,10 @@ class _Training:
         tensors = distributed.whole_state(self.model, self._own_optimizer)
         if self.average is not None:
             tensors |= {f"average.{name}": value for name, value in self.average.values.items()}
-        state = {"config": self.identity, "settled": {**self.settled, "pieces": self.stepper.pieces}}
+        settled = {**self.settled, "pieces": self.stepper.pieces}
+        if self.best is not None:
+            self.best.write_into(tensors, settled)
+        state = {"config": self.identity, "settled": settled}
         if self.accelerator.is_main_process:
             checkpoint = Checkpoint(done, tensors, state, self.score)
             write_checkpoint(run, checkpoint, keep_last=self.config.keep_last, keep_best=self.config.keep_best)
@@ -304,7 +319,11 @@ class _Training:
         self.accelerator.wait_for_everyone()
 
     def weights(self) -> dict[str, Tensor]:
-        """Whole weights on the CPU; the moving average in the place of the last ones where there is one."""
+        """Whole weights on the CPU: the best ones if the task stops early, else the last."""
+        return self.best.weights if self.best is not None and self.best.weights else self._last_weights()
+
+    def _last_weights(self) -> dict[str, Tensor]:
+        """With the moving average in the place of the last ones where there is one."""
         weights = distributed.whole_weights(self.model)
         if self.average is not None:
             weights |= {name: value.detach().cpu().clone() for name, value in self.average.values.items()}

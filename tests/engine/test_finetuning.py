@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from prostate_mim import LesionClassifier, PreMIM, finetune, finetuning
+from prostate_mim import LesionClassifier, PreMIM, finetune
 from prostate_mim.engine.settings import LoopConfig
 from prostate_mim.errors import UsageError
-from prostate_mim.finetuning import FinetuneConfig, FinetuneRun
+from prostate_mim.finetuning import FinetuneConfig, FinetuneRun, fit
 from prostate_mim.manifest import read_manifest
 from prostate_mim.studies import open_all
 
@@ -33,7 +33,7 @@ def test_interrupted_run_goes_on(
     cohort: Path, model: LesionClassifier, straight: FinetuneRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C in the second fold, then resume: the same out-of-fold probabilities and the same weights."""
-    train = finetuning.train
+    train = fit.train
     calls = []
 
     def interrupted(*arguments: object, **named: object) -> object:
@@ -43,7 +43,7 @@ def test_interrupted_run_goes_on(
         return train(*arguments, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(finetuning, "train", interrupted)
+        patch.setattr(fit, "train", interrupted)
         with pytest.raises(KeyboardInterrupt):
             finetune(model, cohort, tmp_path / "run", CONFIG)
     with pytest.raises(UsageError, match="--resume"):
