@@ -154,10 +154,16 @@ MONAI_NETS: dict[str, Net] = {
 _NORMS = {"resenc": "group", "convnext": "layer"}
 ARCHITECTURES = (
     "resenc-s", "resenc-b", "resenc-l", "resnet10", "resnet18", "resnet34", "resnet50", "densenet121",
-    "effnet-lite0", "convnext-a", "convnext-t",
+    "effnet-lite0", "convnext-a", "convnext-t", "medicalnet-resnet10", "medicalnet-resnet18", "medicalnet-resnet34",
+    "medicalnet-resnet50",
 )  # fmt: skip
+_CUBES = {"size_zyx": (8, 32, 32), "block_zyx": (8, 16, 16)}  # total stride 8 x 8 x 8
 OUR_NETS: dict[str, Net] = {
-    f"our {name}": _sampled(make=_ours(name), norm=_NORMS.get(name.partition("-")[0], "batch"))
+    f"our {name}": _sampled(
+        make=_ours(name),
+        norm=_NORMS.get(name.partition("-")[0], "batch"),
+        **(_CUBES if name.startswith("medicalnet-") else {}),
+    )
     for name in ARCHITECTURES
 }
 LARGE: dict[str, Net] = {  # too slow for the oracle

@@ -22,12 +22,17 @@ SIZES_AND_KEYS = {
     "resnet18": (32_986_176, "fec1b9beda98"),
     "resnet34": (63_295_808, "45b3b1ffce67"),
     "resnet50": (46_155_072, "b4d8c5f6636b"),
+    "medicalnet-resnet10": (14_355_520, "1bdb78f5adef"),
+    "medicalnet-resnet18": (32_986_176, "fec1b9beda98"),
+    "medicalnet-resnet34": (63_295_808, "45b3b1ffce67"),
+    "medicalnet-resnet50": (46_155_072, "b4d8c5f6636b"),
     "densenet121": (11_242_624, "401137096a7c"),
     "effnet-lite0": (3_317_408, "9f3310febc02"),
     "convnext-a": (3_821_320, "ad2148920228"),
     "convnext-t": (29_984_448, "e241ec80ce57"),
 }
 STRIDES = [(1, 2, 2), (1, 4, 4), (2, 8, 8), (4, 16, 16)]
+CUBES = [(2, 2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8)]  # MedicalNet's
 # What the masked operators know how to convert; other leaves would be refused there.
 LEAVES = {
     nn.Conv3d, nn.BatchNorm3d, nn.GroupNorm, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.MaxPool3d, nn.AvgPool3d,
@@ -70,15 +75,18 @@ def test_size_and_keys(name: str, encoder: Encoder) -> None:
 
 def test_the_table_is_complete() -> None:
     assert SIZES_AND_KEYS.keys() == ARCHITECTURES.keys()
-    assert len({keys for _, keys in SIZES_AND_KEYS.values()}) == len(SIZES_AND_KEYS)
+    own = {name: keys for name, (_, keys) in SIZES_AND_KEYS.items() if not name.startswith("medicalnet-")}
+    assert len(set(own.values())) == len(own)
+    for name in SIZES_AND_KEYS.keys() - own:  # other strides for the same weights
+        assert SIZES_AND_KEYS[name] == SIZES_AND_KEYS[name.removeprefix("medicalnet-")]
     assert SIZES_AND_KEYS["resenc-b"][0] <= 20e6  # float16 weights of at most 40 MB
 
 
-@pytest.mark.parametrize("size", [(16, 96, 96), (20, 64, 128)])
-def test_shapes_are_as_announced(encoder: Encoder, size: tuple[int, int, int]) -> None:
-    """One feature per resolution, all strided in-plane first, 4 x 16 x 16 in all."""
-    assert [stage.stride_zyx for stage in encoder.stage_info] == STRIDES
-    assert encoder.total_stride_zyx == (4, 16, 16)
+@pytest.mark.parametrize("size", [(16, 96, 96), (24, 64, 128)])
+def test_shapes_are_as_announced(name: str, encoder: Encoder, size: tuple[int, int, int]) -> None:
+    """Four features, all strided in-plane first, 4 x 16 x 16 in all; MedicalNet's geometry is its own."""
+    assert [stage.stride_zyx for stage in encoder.stage_info] == (CUBES if name.startswith("medicalnet-") else STRIDES)
+    assert encoder.total_stride_zyx == encoder.stage_info[-1].stride_zyx
     with torch.inference_mode():
         features = encoder(noise(1, 1, *size))
     for stage, values in zip(encoder.stage_info, features, strict=True):
