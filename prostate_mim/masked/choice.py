@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class KernelChoice:
-    """The kernels of one layer: ``bricks``, ``matrix`` or ``triton`` (see ``rows``).
+    """The kernels of one layer: ``bricks``, ``matrix``, ``triton`` or ``taps`` (see ``rows``).
 
     Args:
         how: ``rule``, ``measure``, or ``auto``: the rule on CPUs, measurement elsewhere.
@@ -56,6 +56,8 @@ class KernelChoice:
             weight: (Co, Ci / groups, kz, ky, kx).
             groups: of channels.
         """
+        if rows.device.type == "cpu" and groups == len(weight) > 1 == weight.shape[1]:
+            return RowConvolution(_windows(source, target, key, False), groups, symmetric(key), "taps")
         if groups > 1:  # no matrix product to choose
             by_block = target.whole and prod(key.kernel) > 1 and prod(target.cells_zyx) > 1
             return RowConvolution(_windows(source, target, key, by_block), groups, symmetric(key), "bricks")

@@ -3,8 +3,9 @@
 The backward pass is written out: nothing gathered is kept, the gradient of the input is the same gather run the other
 way (for strides of 1 it is itself such a convolution), and no step scatters.
 
-Three kernels, which compute the same: ``bricks``, a dense kernel on gathered windows; ``matrix``, one matrix product
-with each window a row (im2col); ``triton``, the same product with the gather inside, on CUDA.
+Four kernels, which compute the same: ``bricks``, a dense kernel on gathered windows; ``matrix``, one matrix product
+with each window a row (im2col); ``triton``, the same product with the gather inside, on CUDA; ``taps``, for depthwise
+convolutions.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from prostate_mim.masked import depthwise
 from prostate_mim.masked.windows import Windows
 
 # im2col is made and used in pieces of about this many values, which stay in the second-level cache.
@@ -35,7 +37,8 @@ class RowConvolution:
         windows: what every output sees.
         groups: of channels.
         symmetric: stride 1 and "same" padding: inputs are seen by the outputs they would see.
-        kernel: ``bricks``, ``matrix`` or ``triton``; the last two take windows of single outputs, without groups.
+        kernel: ``bricks``, ``matrix``, ``triton`` or ``taps``; all but the first take windows of single outputs;
+            ``matrix`` and ``triton`` are without groups, ``taps`` has one channel a group.
     """
 
     windows: Windows
@@ -77,6 +80,8 @@ class _ConvolveRows(torch.autograd.Function):
         ctx.plan = plan
         if plan.kernel == "bricks":
             return _bricks(rows, weight, plan)
+        if plan.kernel == "taps":
+            return depthwise.convolve(rows, weight, plan.windows)
         if plan.kernel == "triton":
             return _triton_product(rows, weight, plan)
         return _matrix_product(rows, _flat(weight).t(), plan.windows)
@@ -87,6 +92,8 @@ class _ConvolveRows(torch.autograd.Function):
         rows, weight = ctx.saved_tensors
         plan: RowConvolution = ctx.plan
         gradient = gradient.contiguous()
+        if plan.kernel == "taps":
+            return *depthwise.gradients(rows, gradient, weight, plan.windows, plan.symmetric), None
         for_rows = _row_gradient(gradient, weight, plan) if ctx.needs_input_grad[0] else None
         for_weight = _weight_gradient(rows, gradient, weight, plan) if ctx.needs_input_grad[1] else None
         return for_rows, for_weight, None

@@ -82,6 +82,11 @@ class Windows:
         offset = ((oz[:, None, None] * h + oy[:, None]) * w + ox).flatten()
         return padded.flatten().take(base[:, None] + offset)
 
+    @cached_property
+    def taps(self) -> Tensor:
+        """(window, units) int32: ``table`` with the units side by side, as depthwise kernels read it."""
+        return self.table.t().contiguous()
+
     def _corners(self) -> Tensor:
         """(units, 4) int64: sample and first position of every window, counted from the padded corner."""
         target, key = self._target, self.key

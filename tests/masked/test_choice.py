@@ -12,7 +12,7 @@ import torch
 from masked_cases import Chain, context_of, voxels_of, world
 from torch import Tensor, nn
 
-from prostate_mim.masked import MaskContext, masked_twin
+from prostate_mim.masked import MaskContext, depthwise, masked_twin
 from prostate_mim.masked.choice import FEWEST_PER_BRICK, KernelChoice, _distance
 from prostate_mim.masked.context import Level
 from prostate_mim.masked.rows import RowConvolution, convolve_rows
@@ -111,6 +111,85 @@ def test_kernels_agree(block: tuple[int, int, int], dilation: int) -> None:
         found.append([out, *torch.autograd.grad(out.square().sum(), given)])
     for bricks, matrix in zip(*found, strict=True):
         assert torch.allclose(bricks, matrix, rtol=1e-10, atol=1e-10)
+
+
+DEPTHWISE = {
+    "same": KERNEL,
+    "dilated": replace(KERNEL, dilation=(1, 2, 2), padding=(1, 2, 2)),
+    "in-plane 5": replace(KERNEL, kernel=(1, 5, 5), padding=(0, 2, 2)),
+    "strided": replace(KERNEL, stride=(1, 2, 2)),
+    "patches": WindowKey((1, 2, 2), (1, 2, 2), (1, 1, 1), (0, 0, 0), by_block=False),
+    "single": POINT,
+}
+
+
+def depthwise_case(name: str, size: tuple[int, int, int]) -> tuple[Level, Level, WindowKey, Tensor, Tensor]:
+    """Source and target levels, geometry, rows (rows, 5) and weight (5, 1, kernel), float64."""
+    key = DEPTHWISE[name]
+    grid = [-(-s // b) for s, b in zip(size, (2, 4, 4), strict=True)]
+    hidden = (torch.arange(2 * grid[0] * grid[1] * grid[2]) % 3 == 0).view(2, *grid)
+    context = MaskContext(hidden, (2, 4, 4), size)
+    source = context.level((1, 1, 1), size)
+    shape = tuple(-(-n // s) for n, s in zip(size, key.stride, strict=True))
+    target = context.level(key.stride, (shape[0], shape[1], shape[2]))
+    generator = torch.Generator().manual_seed(5)
+    rows = torch.randn(source.rows, 5, generator=generator, dtype=torch.float64)
+    return source, target, key, rows, torch.randn(5, 1, *key.kernel, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("size", [(4, 8, 8), (3, 7, 9)])
+@pytest.mark.parametrize("name", DEPTHWISE)
+def test_taps_agree_with_bricks(name: str, size: tuple[int, int, int]) -> None:
+    """The rule's kernel for depthwise convolutions; output and both gradients: 1e-10 in float64, twice bit for bit."""
+    source, target, key, rows, weight = depthwise_case(name, size)
+    plan = KernelChoice().plan(source, target, key, rows, weight, 5)
+    assert (plan.kernel, plan.windows.key.by_block) == ("taps", False)
+    bricks = RowConvolution(plan.windows, 5, plan.symmetric, "bricks")
+    again, found, expected = (_differentiated(rows, weight, each) for each in (plan, plan, bricks))
+    assert all(torch.equal(a, b) for a, b in zip(again, found, strict=True))
+    assert all(torch.allclose(a, b, rtol=1e-10, atol=1e-10) for a, b in zip(found, expected, strict=True))
+    # Control: the kernel turned round is another kernel.
+    other = _differentiated(rows, weight.flip(2, 3, 4), plan)
+    assert name == "single" or not torch.allclose(other[0], expected[0])
+
+
+def _differentiated(rows: Tensor, weight: Tensor, plan: RowConvolution) -> list[Tensor]:
+    given = [values.clone().requires_grad_() for values in (rows, weight)]
+    out = convolve_rows(*given, None, plan)
+    return [out, *torch.autograd.grad(out.sin().sum(), given)]
+
+
+@pytest.mark.parametrize("name", DEPTHWISE)
+def test_taps_pass_gradcheck(name: str) -> None:
+    """Against finite differences, also in pieces of few rows."""
+    source, target, key, rows, weight = depthwise_case(name, (2, 8, 4))
+    plan = KernelChoice().plan(source, target, key, rows, weight, 5)
+    given = (rows.requires_grad_(), weight.requires_grad_())
+    assert torch.autograd.gradcheck(lambda a, b: convolve_rows(a, b, None, plan), given)
+
+
+@pytest.mark.parametrize("name", ["same", "strided"])
+def test_taps_in_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The size of a piece is a matter of speed."""
+    source, target, key, rows, weight = depthwise_case(name, (4, 8, 8))
+    plan = KernelChoice().plan(source, target, key, rows, weight, 5)
+    whole = _differentiated(rows, weight, plan)
+    monkeypatch.setattr(depthwise, "_PIECE", 1)
+    monkeypatch.setattr(depthwise, "_FEWEST_ROWS", 7)
+    for a, b in zip(_differentiated(rows, weight, plan), whole, strict=True):
+        assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_taps_sum_in_single_precision() -> None:
+    """In bfloat16 only operands and results are rounded. Two outputs of one channel are not for taps."""
+    source, target, key, rows, weight = depthwise_case("same", (4, 8, 8))
+    plan = KernelChoice().plan(source, target, key, rows, weight, 5)
+    rows, weight = rows.bfloat16(), weight.bfloat16()
+    found = _differentiated(rows, weight, plan)
+    for a, b in zip(found, _differentiated(rows.double(), weight.double(), plan), strict=True):
+        assert a.dtype == torch.bfloat16 and _distance([a.double()], [b]) < 0.02
+    twice = weight.repeat_interleave(2, 0)
+    assert KernelChoice().plan(source, target, key, rows, twice, 5).kernel == "bricks"
 
 
 def trained(kernels: str) -> list[Tensor]:
