@@ -134,6 +134,45 @@ RESTORING = (
     ),
 )
 
+MATCHING = (
+    Panel(
+        "Views matched",
+        (("health/views_matched", "network"),),
+        "Each fixed pair of views is two crops of one study, augmented by themselves as in training. How often a "
+        "view's partner is nearer than every view of other patients. A low figure that stays is a task too hard: "
+        "weaken the augmentation or the shift.",
+        "higher",
+        (("health/views_chance", "chance"),),
+        span=(0.0, 1.0),
+    ),
+    Panel(
+        "Alignment",
+        (("health/alignment", "network"),),
+        "Mean squared distance between the two views of a pair, on the unit sphere (Wang and Isola 2020): 0 is the "
+        "same, 2 unrelated. It means something only beside uniformity: a network that gives one vector for all "
+        "studies is perfectly aligned.",
+        "lower",
+        span=(0.0, 2.0),
+    ),
+    Panel(
+        "Uniformity",
+        (("health/uniformity", "network"),),
+        "How evenly the views of different patients fill the unit sphere (Wang and Isola 2020): 0 where all fall "
+        "together, about -4 where they are unrelated. It should fall well below 0 and stay there.",
+        "lower",
+        levels=((0.0, "all alike"),),
+        span=(-4.0, 0.0),
+        form=".2f",
+    ),
+    Panel(
+        "Loss on fixed views",
+        (("health/view_loss", "network"),),
+        "The training's own loss on the fixed views. It depends on how many views there are, so compare it within a "
+        "run.",
+        "lower",
+    ),
+)
+
 KNOWING = (
     Panel(
         "Finding the gland",
@@ -193,6 +232,11 @@ COLLAPSING = (
 
 SECTIONS: tuple[tuple[str, str, tuple[Panel, ...]], ...] = (
     ("Can it restore hidden tissue?", "Fixed studies, fixed hidden blocks: only the network changes.", RESTORING),
+    (
+        "Can it match views?",
+        "Contrastive training: nothing is hidden, so there is nothing to restore and no picture of it.",
+        MATCHING,
+    ),
     ("What do its features know?", "Frozen features, simple classifiers, patients never split.", KNOWING),
     ("Has it collapsed?", "A network can reach a low loss and give the same for every study.", COLLAPSING),
     ("Training", "What the optimiser sees.", TRAINING),

@@ -4,23 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prostate_mim.engine.seeding import numpy_generator
 from prostate_mim.errors import TrainingError
 from prostate_mim.health.windows import Window
-from prostate_mim.mim import MaskedImageModel
 from prostate_mim.mim.layout import Triple, voxels_to_cells
+from prostate_mim.nets.encoder import Encoder
 from prostate_mim.nets.pooling import CentrePool
 
 Floats = npt.NDArray[np.float64]
 
 # One before the coarsest: 6 x 4 x 4 mm for the registered encoders, small beside a gland of 40 mm.
 PROBED_STAGE = -2
+
+
+class Encodes(Protocol):
+    """What is asked of a module in training, whatever it is trained for."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """What is pretrained."""
+
+    @property
+    def cell_zyx(self) -> Triple:
+        """Voxels per cell of the encoder's coarsest stage."""
+
+    @property
+    def __call__(self) -> Any:
+        """As of any module."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """As of any module."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """As of any module."""
+
+    def eval(self) -> Any:
+        """As of any module."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,13 +91,13 @@ def to_device(arrays: Sequence[npt.NDArray[np.generic]], device: torch.device) -
     return torch.from_numpy(np.stack(arrays)[:, None]).to(device)
 
 
-def device_of(model: MaskedImageModel) -> torch.device:
+def device_of(model: Encodes) -> torch.device:
     """Where the model's weights lie."""
     return next(model.parameters()).device
 
 
 def centre_embeddings(
-    model: MaskedImageModel, windows: Sequence[Window], spacing_mm_zyx: tuple[float, float, float], size: int
+    model: Encodes, windows: Sequence[Window], spacing_mm_zyx: tuple[float, float, float], size: int
 ) -> Floats:
     """(N, C): what ``PreMIM.embed`` gives for the middle of each window."""
     pool = CentrePool(model.encoder.stage_info, spacing_mm_zyx)
@@ -82,7 +108,7 @@ def centre_embeddings(
     return _finite(np.concatenate(found))
 
 
-def look(model: MaskedImageModel, windows: Sequence[Window], size: int, count: int, seed: int) -> Look:
+def look(model: Encodes, windows: Sequence[Window], size: int, count: int, seed: int) -> Look:
     """Every window through the encoder once.
 
     Args:

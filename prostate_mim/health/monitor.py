@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from prostate_mim.engine.seeding import numpy_generator
 from prostate_mim.files import atomic_path, make_folder, write_text
 from prostate_mim.health.collapse import collapse_warnings
 from prostate_mim.health.config import HealthConfig
-from prostate_mim.health.features import Cells, centre_embeddings, device_of, look
+from prostate_mim.health.features import Cells, Encodes, centre_embeddings, device_of, look
 from prostate_mim.health.masked_error import Reconstructions, masked_errors
 from prostate_mim.health.probes import centre_accuracy, linear_auroc, neighbour_auroc
 from prostate_mim.health.rank import centred_rank, effective_rank, mean_variance
@@ -39,6 +39,8 @@ class HealthMonitor:
         spec: the input contract; its size is the window.
         config: how much is measured.
         seed: of windows, hidden blocks and drawn cells.
+        own: what the training's own objective is measured by, beside all others: model in evaluation mode -> numbers
+            by name. A masked image model is asked to restore hidden tissue anyway.
 
     Raises:
         UsageError: a study is smaller than a window.
@@ -52,7 +54,9 @@ class HealthMonitor:
         spec: InputSpec,
         config: HealthConfig | None = None,
         seed: int = 0,
+        own: Callable[[Encodes], Mapping[str, float]] | None = None,
     ) -> None:
+        self.own = own
         self.spec, self.config, self.seed = spec, config or HealthConfig(), seed
         self.watched = tuple(watched[: self.config.studies])
         self.labelled = self._fixed_part(labelled)
@@ -60,7 +64,7 @@ class HealthMonitor:
         self._random = random_windows(self.watched, spec, self.config.windows, seed)
         self._labelled = central_windows(self.labelled, spec)
 
-    def observe(self, model: MaskedImageModel, step: int, run: Path) -> dict[str, float]:
+    def observe(self, model: Encodes, step: int, run: Path) -> dict[str, float]:
         """Measure the model, and keep pictures of what it reconstructs.
 
         Weights, buffers, gradients, training modes and every generator are as before. The same model gives the same
@@ -104,9 +108,12 @@ class HealthMonitor:
         """Signs of collapse in what ``observe`` returned, one line each; empty where there is none."""
         return collapse_warnings(values, self.config)
 
-    def _measure(self, model: MaskedImageModel) -> tuple[dict[str, float], Reconstructions | None]:
-        size = self.config.batch
-        values, pictures = masked_errors(model, self._central, self.spec.spacing_mm_zyx, size, self.seed)
+    def _measure(self, model: Encodes) -> tuple[dict[str, float], Reconstructions | None]:
+        size, values, pictures = self.config.batch, dict[str, float](), None
+        if isinstance(model, MaskedImageModel):
+            values, pictures = masked_errors(model, self._central, self.spec.spacing_mm_zyx, size, self.seed)
+        if self.own is not None:
+            values.update(self.own(model))
         seen = look(model, self._random, size, self.config.cells, self.seed)
         values["rank"], values["rank_centred"] = effective_rank(seen.embeddings), centred_rank(seen.embeddings)
         values["variance"] = mean_variance(seen.embeddings)
@@ -121,7 +128,7 @@ class HealthMonitor:
         chance = linear_auroc(cells.places, cells.gland, cells.owners, self.config)
         return {} if found is None or chance is None else {"gland_auroc": found, "gland_position_auroc": chance}
 
-    def _probes(self, model: MaskedImageModel) -> dict[str, float]:
+    def _probes(self, model: Encodes) -> dict[str, float]:
         if not self._labelled:
             return {}
         features = centre_embeddings(model, self._labelled, self.spec.spacing_mm_zyx, self.config.batch)
@@ -156,23 +163,25 @@ class HealthMonitor:
 
 
 @contextmanager
-def undisturbed(model: MaskedImageModel) -> Iterator[None]:
+def undisturbed(model: Encodes) -> Iterator[None]:
     """Evaluation mode without gradients or autocast; on leaving, modes and generators are as they were.
 
     Away from CPUs the masked operators take their dense path: ``auto`` would measure a path on the first batch, keep
     it for the training, and not choose the same every time.
     """
     modes = [(module, module.training) for module in model.modules()]
-    path, device = model.encoding.path, device_of(model)
+    masked, device = model.encoding if isinstance(model, MaskedImageModel) else None, device_of(model)
+    path = masked.path if masked is not None else ""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.no_grad(), torch.autocast(device.type, enabled=False):
         try:
-            if device.type != "cpu":
-                model.encoding.path = "dense"
+            if masked is not None and device.type != "cpu":
+                masked.path = "dense"
             model.eval()
             yield
         finally:
-            model.encoding.path = path
+            if masked is not None:
+                masked.path = path
             for module, training in modes:
                 module.training = training
 

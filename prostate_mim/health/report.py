@@ -102,6 +102,7 @@ def _tiles(folder: RunFolder) -> list[tuple[str, str]]:
         ("loss", "loss", ".3f"),
         ("health/error_gland", "error inside the gland", ".3f"),
         ("health/interpolation_gland", "interpolation's error there", ".3f"),
+        ("health/views_matched", "views matched", ".3f"),
         ("health/gland_auroc", "gland probe, AUROC", ".3f"),
         ("health/linear_auroc", "lesion probe, AUROC", ".3f"),
         ("health/rank", "effective rank", ".1f"),

@@ -54,6 +54,7 @@ class Window:
         gland: (D, H, W) bool, or None where the study has no gland mask.
         lesion: (D, H, W) bool, or None.
         owner: index of its study in the sequence it was cut from.
+        start_zyx: its first voxel in the study's region.
     """
 
     voxels: FloatArray
@@ -61,6 +62,7 @@ class Window:
     gland: BoolArray | None
     lesion: BoolArray | None
     owner: int
+    start_zyx: Triple = (0, 0, 0)
 
 
 def central_windows(studies: Sequence[Watched], spec: InputSpec) -> list[Window]:
@@ -134,7 +136,7 @@ def _cut(watched: Watched, owner: int, start: Triple, spec: InputSpec) -> Window
     inside = watched.study.inside(piece)
     voxels = normalise(watched.study.intensities(piece), inside, spec, f"watched study {owner + 1}")
     gland, lesion = (watched.study.mask(name, piece) for name in ("gland", "lesion"))
-    return Window(voxels, inside, _within(gland, inside), _within(lesion, inside), owner)
+    return Window(voxels, inside, _within(gland, inside), _within(lesion, inside), owner, start)
 
 
 def _within(labelled: BoolArray | None, inside: BoolArray) -> BoolArray | None:

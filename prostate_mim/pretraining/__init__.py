@@ -1,4 +1,4 @@
-"""pretrain: manifest -> masked image modelling -> release folder."""
+"""pretrain: manifest -> masked image modelling, or contrastive training -> release folder."""
 
 from prostate_mim.pretraining.config import PretrainConfig
 from prostate_mim.pretraining.run import make_model, mim_details, pretrain

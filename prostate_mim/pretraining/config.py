@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
+from prostate_mim.contrastive import ContrastiveConfig
 from prostate_mim.engine.augment import Augmentation
 from prostate_mim.engine.settings import LoopConfig
 from prostate_mim.errors import UsageError
 from prostate_mim.health import HealthConfig
 from prostate_mim.mim import METHODS, Method
 from prostate_mim.spec import InputSpec
+
+MIM, SIMCLR = "mim", "simclr"
+OBJECTIVES = (MIM, SIMCLR)
+# What each objective does not look at; the other one's way of training.
+_UNUSED = {
+    MIM: ("objective", "contrastive"),
+    SIMCLR: ("method", "block_mm_zyx", "masks_per_crop", "augmentation"),
+}
+_FEWEST_VIEWS = 4  # of two studies: with fewer, nothing is to be told apart
 
 
 @dataclass(frozen=True)
@@ -24,11 +35,14 @@ class PretrainConfig:
         block_mm_zyx: size of a hidden block in mm, rounded to the encoder's stride; ``inf`` is the whole crop.
         method: what is hidden, how the encoder is kept from it, and what is reconstructed.
         masks_per_crop: how often each loaded crop is hidden in another way within a step.
-        name: of the release.
+        name: of the release; the default gives way to ``ARCHITECTURE.simclr`` for that objective.
         augmentation: of crops, on the device.
         health: what is looked at during training, every ``loop.health_every`` steps.
         watch: labelled manifest for the frozen probes; none if empty. It never trains anything.
         loop: how long and how fast.
+        objective: ``mim`` (masked image modelling) or ``simclr`` (contrastive). The latter looks at ``contrastive``
+            and not at method, blocks, masks_per_crop and augmentation.
+        contrastive: how two views of a study are made and compared. ``loop.batch`` counts views, two a study.
     """
 
     architecture: str = "resenc-s"
@@ -43,6 +57,8 @@ class PretrainConfig:
     health: HealthConfig = field(default_factory=HealthConfig)
     watch: str = ""
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(health_every=100))
+    objective: str = MIM
+    contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
 
     def __post_init__(self) -> None:
         if any(room < n for room, n in zip(self.region_zyx, self.spec.size_zyx, strict=True)):
@@ -53,3 +69,43 @@ class PretrainConfig:
             raise UsageError(f"jitter_zyx {self.jitter_zyx} is negative; use 0 or more voxels")
         if self.masks_per_crop < 1:
             raise UsageError(f"masks_per_crop is {self.masks_per_crop}; it must be at least 1")
+        if self.objective not in OBJECTIVES:
+            raise UsageError(f"objective {self.objective!r} is unknown; choose {' or '.join(OBJECTIVES)}")
+        if self.spec.masks:
+            raise UsageError(
+                f"spec.channels is {self.spec.channels}; pretraining sees the image alone: masks are added to the "
+                "classifier's spec, where the pretrained stem is widened"
+            )
+        if self.objective == SIMCLR:
+            self._check_contrastive()
+
+    def _check_contrastive(self) -> None:
+        batch = self.loop.batch
+        if batch < _FEWEST_VIEWS or batch % 2:
+            raise UsageError(
+                f"loop.batch is {batch}; objective simclr needs an even number of at least {_FEWEST_VIEWS} views, two "
+                "of each study"
+            )
+        if self.loop.accumulate > 1:
+            raise UsageError(
+                f"loop.accumulate is {self.loop.accumulate}; a contrastive step cannot be divided, because every view "
+                "is compared with all others: use 1, and a smaller batch if memory is short"
+            )
+
+    @property
+    def release_name(self) -> str:
+        """Of the release."""
+        default = self.objective == SIMCLR and self.name == type(self).name
+        return f"{self.architecture}.{self.objective}" if default else self.name
+
+    @property
+    def crop_augmentation(self) -> Augmentation:
+        """The augmentation that this objective uses."""
+        return self.contrastive.augmentation if self.objective == SIMCLR else self.augmentation
+
+    def used(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Of this configuration's plain values those that its objective looks at.
+
+        Those of ``mim`` do not name it: they are as they were before there was another.
+        """
+        return {name: value for name, value in values.items() if name not in _UNUSED[self.objective]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Collection
 from functools import partial
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prostate_mim.config import config_to_dict, write_config
 from prostate_mim.encoder import PreMIM
@@ -29,7 +30,8 @@ from prostate_mim.leaks import StudyHashes
 from prostate_mim.manifest import Manifest, read_manifest
 from prostate_mim.mim import BlockGrid, MaskedImageModel
 from prostate_mim.nets import build_encoder
-from prostate_mim.pretraining.config import PretrainConfig
+from prostate_mim.pretraining.config import SIMCLR, PretrainConfig
+from prostate_mim.pretraining.contrast import check_contrastive, contrastive_task, make_contrastive, pairs_of
 from prostate_mim.pretraining.task import MimTask
 from prostate_mim.pretraining.watching import score, watch_run
 from prostate_mim.spec import InputSpec
@@ -46,7 +48,7 @@ def pretrain(
     skip_bad: bool = False,
     allow_change: Collection[str] = (),
 ) -> Path:
-    """Pretrain an encoder by masked image modelling.
+    """Pretrain an encoder by masked image modelling, or contrastively.
 
     Args:
         manifest: CSV of studies.
@@ -64,35 +66,50 @@ def pretrain(
 
     Raises:
         ManifestError, VolumeError, NotFoundError: the data; found before training begins.
-        UsageError: the configuration, no row has the masks its strategy looks at, or ``out`` cannot be written or
-            holds a finished run.
+        UsageError: the configuration, no row has the masks its strategy looks at, there are not two patients to
+            tell apart, or ``out`` cannot be written or holds a finished run.
         TrainingError, ResourceError: see ``engine.loop.train``.
     """
     config = config or PretrainConfig()
     pick_device(config.loop.device)  # refuse these before an hour of reading
     check_trackers(config.loop.trackers)
     listed = read_manifest(manifest)
-    model = make_model(config)
-    if launched_rank() == 0:  # sizes are rounded to the encoder's stride: say to what
-        sys.stderr.write(f"{model.grid.describe(config.spec.spacing_mm_zyx, config.block_mm_zyx)}\n")
-    _check_model(model, listed)
+    model = _untrained(config, listed)
     run, kept = prepare_run(out, resume), None if store is None else Path(store)
     region = config.spec.with_size(config.region_zyx)
     prepared = prepare_rows(listed, region, store=kept, workers=config.loop.workers, skip_bad=skip_bad)
-    dataset = DrawDataset([region_of(one) for one in prepared.rows], config.spec, config.jitter_zyx, config.loop.seed)
+    dataset = _draws(config, prepared)
     observe = watch_run(prepared.rows, config, run, store=kept, workers=config.loop.workers)
     task = _task(config, prepared, run, observe)
     weights = train(
         model, dataset, task, config.loop, run, identity=_identity(config, prepared.fingerprint),
-        augmentation=config.augmentation, resume=resume, allow_change=allow_change,
+        augmentation=config.crop_augmentation, resume=resume, allow_change=allow_change,
     )  # fmt: skip
     if launched_rank() == 0:
         _publish(weights, config, prepared, run)
     return run / "release"
 
 
+def _untrained(config: PretrainConfig, manifest: Manifest) -> nn.Module:
+    """What is trained. Nothing is refused after an hour of reading."""
+    if config.objective == SIMCLR:
+        check_contrastive(config, manifest)
+        return make_contrastive(config)
+    model = make_model(config)
+    if launched_rank() == 0:  # sizes are rounded to the encoder's stride: say to what
+        sys.stderr.write(f"{model.grid.describe(config.spec.spacing_mm_zyx, config.block_mm_zyx)}\n")
+    _check_model(model, manifest)
+    return model
+
+
+def _draws(config: PretrainConfig, prepared: PreparedManifest) -> DrawDataset:
+    if config.objective == SIMCLR:
+        return pairs_of(prepared.rows, config)
+    return DrawDataset([region_of(one) for one in prepared.rows], config.spec, config.jitter_zyx, config.loop.seed)
+
+
 def make_model(config: PretrainConfig) -> MaskedImageModel:
-    """The untrained model of a configuration: the same weights for the same seed.
+    """The untrained masked image model of a configuration: the same weights for the same seed.
 
     Raises:
         UsageError: crop and strides do not divide each other (names both), the ratio hides nothing or everything, or
@@ -122,22 +139,21 @@ def _check_model(model: MaskedImageModel, manifest: Manifest) -> None:
 
 
 def _task(config: PretrainConfig, prepared: PreparedManifest, run: Path, observe: Observer | None) -> Task:
-    mim = MimTask(config.loop.seed, config.loop.steps, config.masks_per_crop)
-    return Task(
-        loss=mim.loss,
-        compile=mim.compile,
-        begin=partial(_begin, run, config, prepared),
-        begin_step=mim.begin_step,
-        observe=observe,
-        report=partial(_report, run),
-        score=score,
+    if config.objective == SIMCLR:
+        contrast = contrastive_task(prepared.rows, config)
+        task = Task(loss=contrast.loss, compile=contrast.compile)
+    else:
+        mim = MimTask(config.loop.seed, config.loop.steps, config.masks_per_crop)
+        task = Task(loss=mim.loss, compile=mim.compile, begin_step=mim.begin_step)
+    return dataclasses.replace(
+        task, begin=partial(_begin, run, config, prepared), observe=observe, report=partial(_report, run), score=score,
         label="pretraining",
-    )
+    )  # fmt: skip
 
 
 def _identity(config: PretrainConfig, data: str) -> dict[str, Any]:
     """What a resumed run must have in common with the one before; the loop adds its own part."""
-    values = config_to_dict(config)
+    values = config.used(config_to_dict(config))
     for name in ("loop", "health", "watch"):  # how one looks changes nothing
         values.pop(name, None)
     return {"task": "pretrain", "data": data, **values}
@@ -157,16 +173,19 @@ def _report(run: Path, state: str) -> None:
 
 
 def _publish(weights: dict[str, Tensor], config: PretrainConfig, prepared: PreparedManifest, run: Path) -> None:
-    mim = make_model(config)
-    mim.load_state_dict(weights, strict=True)
-    details: dict[str, Any] = {"training": {**config_to_dict(config), "studies": len(prepared.rows)}}
-    details["training"].pop("watch", None)  # a path
-    details["mim"] = mim_details(mim, config.spec)
-    model = PreMIM(config.architecture, config.spec, name=config.name, details=details)
-    model.encoder.load_state_dict(mim.encoder.state_dict(), strict=True)
+    training = {**config.used(config_to_dict(config)), "studies": len(prepared.rows), "name": config.release_name}
+    training.pop("watch", None)  # a path
+    details: dict[str, Any] = {"training": training}
+    trained = make_contrastive(config) if config.objective == SIMCLR else make_model(config)
+    trained.load_state_dict(weights, strict=True)
+    decoder = None
+    if isinstance(trained, MaskedImageModel):
+        details["mim"], decoder = mim_details(trained, config.spec), trained.reconstructor()
+    model = PreMIM(config.architecture, config.spec, name=config.release_name, details=details)
+    model.encoder.load_state_dict(trained.encoder.state_dict(), strict=True)
     hashes = prepared.voxel_hashes.values()
     model.studies = Studies(pretraining=StudyHashes.make(hashes, study_key(model.encoder.state_dict())))
-    release = model.eval().save_pretrained(run / "release", decoder=mim.reconstructor())
+    release = model.eval().save_pretrained(run / "release", decoder=decoder)
     finish_record(run, step=config.loop.steps, weights_sha256=sha256_of(release / WEIGHTS))
     write_report(run)
 

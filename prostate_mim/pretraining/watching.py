@@ -9,12 +9,14 @@ from pathlib import Path
 
 from torch import nn
 
+from prostate_mim.contrastive.task import bare as contrastive_model
 from prostate_mim.engine.distributed import launched_rank
 from prostate_mim.engine.loop import Observer
 from prostate_mim.engine.runs import prepare_rows
 from prostate_mim.health import HealthMonitor, Watched
 from prostate_mim.manifest import read_manifest
-from prostate_mim.pretraining.config import PretrainConfig
+from prostate_mim.pretraining.config import SIMCLR, PretrainConfig
+from prostate_mim.pretraining.contrast import fixed_views
 from prostate_mim.pretraining.task import unwrapped
 from prostate_mim.store import PreparedRow
 
@@ -44,11 +46,13 @@ def watch_run(
         listed = read_manifest(config.watch, labels=True)
         rows = prepare_rows(listed, config.spec.with_size(config.region_zyx), store=store, workers=workers).rows
         labelled += [dataclasses.replace(one, centre=-1) for one in _numbered(rows)]
-    monitor = HealthMonitor(watched, labelled, config.spec, config.health, config.loop.seed)
+    own = fixed_views(ordered[: config.health.studies], config) if config.objective == SIMCLR else None
+    monitor = HealthMonitor(watched, labelled, config.spec, config.health, config.loop.seed, own)
     said: set[str] = set()
 
     def observe(model: nn.Module, step: int) -> Mapping[str, float]:
-        values = monitor.observe(unwrapped(model), step, run)
+        bare = unwrapped(model) if own is None else contrastive_model(model)
+        values = monitor.observe(bare, step, run)
         for warning in monitor.warnings(values):
             if warning not in said:  # once is visible; at every look it would bury the rest
                 said.add(warning)
@@ -59,8 +63,9 @@ def watch_run(
 
 
 def score(values: Mapping[str, float]) -> float | None:
-    """The masked error; of methods without an image to compare, the loss on hidden blocks."""
-    return values.get("health/error", values.get("health/loss"))
+    """The masked error; of methods without an image to compare, the loss on hidden blocks, or on fixed views."""
+    names = ("health/error", "health/loss", "health/view_loss")
+    return next((values[name] for name in names if name in values), None)
 
 
 def _numbered(rows: Sequence[PreparedRow]) -> list[Watched]:
