@@ -1,0 +1,230 @@
+"""Probes of frozen features: what they may learn from, what they may not, and what the pipeline itself gives away."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from prostate_mim.encoder import PreMIM
+from prostate_mim.errors import ManifestError, UsageError
+from prostate_mim.health.windows import Window
+from prostate_mim.probing import ProbeResult, ProbeTask, features, run_probe
+from prostate_mim.probing.data import ask, shuffled
+from prostate_mim.probing.features import _grid, _sample, voxel_features
+from prostate_mim.probing.fit import best_threshold, choose_penalty, dice, fit
+from prostate_mim.spec import InputSpec
+
+SPACING = (3.0, 1.0, 1.0)
+SHAPE = (14, 80, 80)
+PATIENTS = 6
+
+
+def write_study(folder: Path, number: int, flip_labels: bool = False) -> str:
+    """A bright gland with a brighter outer zone, somewhere off the middle, in noise; one manifest line."""
+    rng = np.random.default_rng(number)
+    z, y, x = np.ogrid[tuple(slice(n) for n in SHAPE)]
+    cz, cy, cx = np.asarray(SHAPE) / 2 + rng.uniform(-1, 1, 3) * (1, 8, 8)
+    radius = ((z - cz) / 5) ** 2 + ((y - cy) / 15) ** 2 + ((x - cx) / 17) ** 2
+    gland = radius < 1
+    zones = np.where(gland, np.where(radius < 0.5, 2, 1), 0)
+    voxels = 200 + 300 * (zones == 2) + 600 * (zones == 1) + rng.normal(0, 40, SHAPE)
+    if flip_labels:
+        gland, zones = ~gland, np.where(zones == 2, 1, 2)
+    affine = np.diag([*SPACING[::-1], 1.0]) @ np.diag([-1, -1, 1, 1.0])
+    names = []
+    for name, array in (("t2w", voxels.astype("i2")), ("gland", gland.astype("u1")), ("zones", zones.astype("u1"))):
+        path = folder / f"{number}_{name}.nii.gz"
+        nib.save(nib.Nifti1Image(array.transpose(2, 1, 0), affine), path)
+        names.append(path.name)
+    return f"s{number},p{number},{names[0]},{names[1]},{names[2]},{'AB'[number % 2]},{number % 3}"
+
+
+def write_manifest(folder: Path, flipped: tuple[int, ...] = ()) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [write_study(folder, number, number in flipped) for number in range(PATIENTS)]
+    path = folder / "studies.csv"
+    path.write_text("\n".join(["study_id,patient_id,t2w,gland_mask,zone_mask,centre,fold", *lines]) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_manifest(tmp_path_factory.mktemp("probe"))
+
+
+@pytest.fixture(scope="module")
+def encoder() -> PreMIM:
+    torch.manual_seed(0)
+    return PreMIM("resenc-s", InputSpec(SPACING, (8, 32, 32))).eval()
+
+
+@pytest.fixture(scope="module")
+def plain(manifest: Path, encoder: PreMIM) -> ProbeResult:
+    return run_probe(encoder, task(manifest))
+
+
+def task(manifest: Path, kind: str = "gland", **changes: object) -> ProbeTask:
+    made = ProbeTask(
+        kind, str(manifest), SPACING, (8, 32, 32), (12, 64, 64), windows=2, voxels=60, penalties=(1e-2, 1.0),
+        inner_folds=2,
+    )  # fmt: skip
+    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["gland", "zone"])
+def test_what_brightness_tells_is_found(manifest: Path, encoder: PreMIM, plain: ProbeResult, kind: str) -> None:
+    found = plain if kind == "gland" else run_probe(encoder, task(manifest, kind))
+    assert found.patients.tolist() == list(range(PATIENTS))
+    assert np.nanmean(found.values["auroc"]) > 0.9
+    assert np.nanmean(found.values["dice"]) > 0.6
+    assert len(found.penalties) == 3  # one for each of the manifest's folds
+
+
+def test_permuted_labels_leave_nothing(manifest: Path, encoder: PreMIM) -> None:
+    values = run_probe(encoder, task(manifest), control="permuted").values["auroc"]
+    error = values.std(ddof=1) / np.sqrt(len(values))
+    assert abs(values.mean() - 0.5) < 3 * error + 0.02
+
+
+def test_place_alone_knows_less_than_features(manifest: Path, encoder: PreMIM, plain: ProbeResult) -> None:
+    place = run_probe(encoder, task(manifest), control="place").values["auroc"].mean()
+    assert place < plain.values["auroc"].mean() - 0.1
+
+
+def test_a_tested_patient_teaches_nobody_of_the_same_fold(tmp_path: Path, encoder: PreMIM, plain: ProbeResult) -> None:
+    """Patients 0 and 3 are tested together: turning 0's masks round may not move 3, and must move the others."""
+    turned = write_manifest(tmp_path / "turned", flipped=(0,))
+    after = run_probe(encoder, task(turned))
+    assert after.values["auroc"][3] == plain.values["auroc"][3]
+    assert any(after.values["auroc"][other] != plain.values["auroc"][other] for other in (1, 2, 4, 5))
+
+
+def test_only_named_folds_are_tested(manifest: Path, encoder: PreMIM, plain: ProbeResult) -> None:
+    one = run_probe(encoder, task(manifest, test_folds=(1,)))
+    assert one.patients.tolist() == [1, 4]
+    assert one.values["auroc"].tolist() == plain.values["auroc"][[1, 4]].tolist()
+    with pytest.raises(UsageError, match="test_folds names fold 7"):
+        run_probe(encoder, task(manifest, test_folds=(7,)))
+
+
+def test_the_same_seed_gives_the_same_numbers_and_leaves_the_encoder_alone(manifest: Path, encoder: PreMIM) -> None:
+    before = {key: value.clone() for key, value in encoder.state_dict().items()}
+    first, second = (run_probe(encoder, task(manifest, test_folds=(1,)), 5) for _ in range(2))
+    assert first.values["auroc"].tolist() == second.values["auroc"].tolist()
+    assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
+    other = run_probe(encoder, task(manifest, test_folds=(1,)), 6)
+    assert other.values["auroc"].tolist() != first.values["auroc"].tolist()
+
+
+def test_calibration_is_of_the_fitted_patients(manifest: Path) -> None:
+    """A network with batch norm reads other features when its statistics follow the windows."""
+    torch.manual_seed(0)
+    network = PreMIM("effnet-lite0", InputSpec(SPACING, (8, 32, 32))).eval()
+    asked = task(manifest, test_folds=(1,))
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    own, calibrated = (run_probe(network, dataclasses.replace(asked, calibrate=on)) for on in (False, True))
+    assert own.values["auroc"].tolist() != calibrated.values["auroc"].tolist()
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_centres_are_guessed_per_patient(manifest: Path, encoder: PreMIM) -> None:
+    found = run_probe(encoder, task(manifest, "centre"))
+    assert set(found.values["correct"]) <= {0.0, 1.0}
+    assert 0 <= found.pooled["balanced_accuracy"] <= 1
+    with pytest.raises(UsageError, match="about voxels"):
+        run_probe(encoder, task(manifest, "centre"), control="place")
+
+
+def test_voxels_are_asked_about_where_the_kind_says(manifest: Path) -> None:
+    for kind in ("gland", "zone"):
+        asked = ask(task(manifest, kind), 0)
+        assert sorted(set(asked.patients.tolist())) == list(range(PATIENTS))
+        assert all(len(places) == len(labels) <= 60 for places, labels in zip(asked.places, asked.labels, strict=True))
+    mixed = shuffled(asked, 0)
+    assert [y.sum() for y in mixed.labels] == [y.sum() for y in asked.labels]
+    assert any((a != b).any() for a, b in zip(mixed.labels, asked.labels, strict=True))
+
+
+def test_a_missing_mask_is_refused_by_row(tmp_path: Path, manifest: Path, encoder: PreMIM) -> None:
+    lines = manifest.read_text().splitlines()
+    cells = lines[2].split(",")
+    cells[4] = ""
+    bad = manifest.with_name("bad.csv")
+    bad.write_text("\n".join([*lines[:2], ",".join(cells), *lines[3:]]) + "\n")
+    with pytest.raises(ManifestError, match=r"row 2: a zone probe needs gland_mask and zone_mask"):
+        run_probe(encoder, task(bad, "zone"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"kind": "galnd"}, "unknown"), ({"windows": 0}, "windows is 0"), ({"inner_folds": 1}, "inner_folds is 1"),
+     ({"penalties": ()}, "penalties"), ({"region_zyx": (4, 64, 64)}, "smaller than the window")],
+)  # fmt: skip
+def test_tasks_that_make_no_sense_are_refused(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        dataclasses.replace(task(Path("x.csv")), **changes)  # type: ignore[arg-type]
+
+
+def test_features_are_read_where_the_cell_looks() -> None:
+    """A stage that holds its own x position, stride 4, first cell at voxel 0: voxel 9 lies at cell 9 / 4 = 2.25.
+
+    Were cells in the middle of their share (at voxels 1.5, 5.5, ...), it would be cell 1.875.
+    """
+    stage = torch.arange(4.0).view(1, 1, 1, 1, 4).expand(1, 1, 2, 4, 4)
+    places = np.array([[3, 5, 9], [0, 0, 0], [0, 0, 15]])
+    read = _sample(stage, _grid(places, (0.0, 0.0, 0.0), (4, 4, 4), (2, 4, 4)))
+    assert read[:, 0] == pytest.approx([2.25, 0.0, 3.0])  # beyond the outermost cell its value is kept
+    middle = _sample(stage, _grid(places, (1.5, 1.5, 1.5), (4, 4, 4), (2, 4, 4)))
+    assert middle[0, 0] == pytest.approx(1.875)
+
+
+def drift(encoder: PreMIM) -> float:
+    """How far the change that bright voxels make is read from them, in voxels along x."""
+    rng = np.random.default_rng(0)
+    line = np.array([[4, 32, x] for x in range(64)])
+    found = []
+    for _ in range(6):
+        voxels = rng.normal(0, 1, (8, 64, 64)).astype("f4")
+        bright = voxels.copy()
+        bright[4, 32, 30:34] += 6
+        windows = [Window(each, np.ones(each.shape, bool), None, None, 0) for each in (voxels, bright)]
+        before, after = voxel_features(encoder, windows, [line, line], 1)
+        change = np.square(after - before).sum(1) ** 2  # the peak, not the tails, which end at the window
+        found.append((change * (np.arange(64) - 31.5)).sum() / change.sum())
+    return abs(float(np.mean(found)))
+
+
+@pytest.mark.parametrize("name", ["resenc-s", "effnet-lite0", "convnext-a"])
+def test_a_bright_place_is_read_at_its_own_place(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: cells in the middle of their shares are read beside it, but for patches that do not overlap."""
+    torch.manual_seed(0)
+    encoder = PreMIM(name, InputSpec(SPACING, (8, 64, 64))).eval()
+    own = drift(encoder)
+    strides = [info.stride_zyx for info in encoder.encoder.stage_info]
+    monkeypatch.setattr(features, "cell_centres", lambda _: [tuple((n - 1) / 2 for n in s) for s in strides])
+    assert own < 2
+    assert name == "convnext-a" or drift(encoder) > own + 1.5
+
+
+def test_dice_and_threshold_by_hand() -> None:
+    labels = np.array([1, 1, 0, 0])
+    assert dice(np.array([True, False, True, False]), labels) == 0.5
+    assert np.isnan(dice(np.zeros(2, bool), np.zeros(2, int)))
+    assert 0.3 <= best_threshold(np.array([0.9, 0.4, 0.29, 0.1]), labels) < 0.4
+
+
+def test_penalty_is_chosen_on_inner_patients() -> None:
+    """A hundred noise columns beside one that tells: little regularisation fits the noise of few rows."""
+    rng = np.random.default_rng(0)
+    owners = np.repeat(np.arange(8), 6)
+    labels = rng.integers(0, 2, len(owners))
+    features = np.concatenate([2 * labels[:, None] + rng.normal(0, 1, (48, 1)), rng.normal(0, 1, (48, 100))], 1)
+    assert choose_penalty(features, labels, owners, (1e-2, 1e4), 4, 0) == 1e-2
+    assert choose_penalty(features, labels, owners, (3.0,), 4, 0) == 3.0
+    fitted = fit(np.concatenate([features, np.ones((48, 1))], 1), labels, 1.0)  # a constant column breaks nothing
+    assert np.isfinite(fitted.probabilities(np.concatenate([features, np.ones((48, 1))], 1))).all()
