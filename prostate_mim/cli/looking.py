@@ -21,6 +21,7 @@ def view(
         int | None, typer.Option(help="Which row of --manifest, with its masks; the first, 1, if left out.")
     ] = None,
     position: Annotated[str, typer.Option(help="Marker of a study file, mm, LPS, 'x y z'.")] = "",
+    saliency: Annotated[Path | None, typer.Option(help="A map as 'explain' writes it, drawn in colours.")] = None,
     spacing: options.Spacing = "",
     out: Annotated[
         Path | None, typer.Option("--out", help="The .html to write; the browser opens it if left out.")
@@ -37,6 +38,8 @@ def view(
         position_mm_lps=numbers(position, "--position") if position else None,
         spacing_mm_zyx=numbers(spacing, "--spacing") if spacing else None,
     )  # fmt: skip
+    if saliency is not None:
+        looked = looked.with_saliency(saliency, numbers(spacing, "--spacing") if spacing else None)
     for note in looked.notes:
         typer.echo(f"{looked.title}: {note}", err=True)
     page = write_page(looked, out)

@@ -13,6 +13,7 @@ from typing import Any
 
 from prostate_mim.errors import VolumeError
 from prostate_mim.looking.embedding import Overlay, affine_ras, grey_window, overlays, packed
+from prostate_mim.looking.heat import Heat, heat_on, heat_values
 from prostate_mim.manifest import Point
 from prostate_mim.volume import Volume
 
@@ -33,6 +34,15 @@ _KEYS = (
     ("1 … 9", "go to a marker"),
     ("O, M", "outlines, markers"),
     ("I", "smooth or real voxels"),
+)
+_KEYS_OF_A_MAP = (("S", "saliency map"),)
+_MAP = (
+    '<section id="saliency-part"><h2>Saliency</h2><p id="saliency-words"></p>'
+    '<canvas id="ramp" width="240" height="12"></canvas>'
+    '<div class="ends quiet"><span>0</span><span>1, the map\'s maximum</span></div>'
+    '<label>opacity <input id="opacity" type="range" min="0" max="1" step="0.02"></label>'
+    '<label>hidden below <input id="low" type="range" min="0" max="0.9" step="0.02"></label>'
+    '<label>colours <select id="colours"></select></label></section>'
 )
 
 
@@ -58,6 +68,7 @@ def study_page(
     title: str = "study",
     *,
     focus_mm_lps: Point | None = None,
+    heat: Heat | None = None,
     most_bytes: int = MOST_BYTES,
 ) -> str:
     """An HTML page that shows a study in three planes and in space, with masks and markers; works without a network.
@@ -70,22 +81,27 @@ def study_page(
         markers: places with labels, such as lesions.
         title: heading of the page; never a path or an identifier.
         focus_mm_lps: (x, y, z) where the crosshair stands; the chosen or first marker, else the middle, if None.
+        heat: a saliency map, drawn in colours over the image.
         most_bytes: a longer page is refused.
 
     Raises:
-        VolumeError: a mask lies outside the volume or has too many labels, a marker or the focus lies outside, or
-            the page would be too long.
+        VolumeError: a mask or the map lies outside the volume, a mask has too many labels, a marker or the focus lies
+            outside, or the page would be too long.
     """
     shown = overlays(masks or {}, volume)
     _check_places(volume, markers, focus_mm_lps)
     blocks = {"volume": packed(volume)} | {f"mask-{n}": packed(one.labels) for n, one in enumerate(shown)}
+    if heat is not None:
+        blocks["saliency"] = packed(heat_on(heat, volume))
     length = sum(map(len, blocks.values())) + LIBRARY.stat().st_size
     if length > most_bytes:
         raise VolumeError(
             f"{volume.source}: the page would have {length / 1e6:.0f} MB, more than the {most_bytes / 1e6:.0f} MB "
             "that a browser opens; crop the volume first"
         )
-    return _page(title, _facts(volume), _values(volume, shown, markers, focus_mm_lps), blocks)
+    values = _values(volume, shown, markers, focus_mm_lps)
+    values["saliency"] = None if heat is None else heat_values(heat)
+    return _page(title, _facts(volume), values, blocks)
 
 
 def _check_places(volume: Volume, markers: Sequence[Marker], focus: Point | None) -> None:
@@ -142,7 +158,8 @@ def _page(title: str, facts: str, values: dict[str, Any], blocks: Mapping[str, s
     # "</" inside a script would end it; in JSON the escape means the same.
     data = json.dumps(values, separators=(",", ":")).replace("<", "\\u003c")
     stored = "".join(f'<script type="text/plain" id="{name}">{text}</script>\n' for name, text in blocks.items())
-    keys = "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(what)}</dd>" for key, what in _KEYS)
+    pressed = (*_KEYS, *(_KEYS_OF_A_MAP if values["saliency"] else ()))
+    keys = "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(what)}</dd>" for key, what in pressed)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
@@ -154,7 +171,8 @@ def _page(title: str, facts: str, values: dict[str, Any], blocks: Mapping[str, s
         '<p id="notice" role="status">reading the voxels</p></div>\n'
         '<aside><section id="masks-part"><h2>Masks</h2><ul id="masks"></ul>'
         '<label>filling <input id="fill" type="range" min="0" max="1" step="0.02"></label></section>'
-        '<section id="markers-part"><h2>Markers</h2><ul id="markers"></ul></section>'
+        + (_MAP if values["saliency"] else "")
+        + '<section id="markers-part"><h2>Markers</h2><ul id="markers"></ul></section>'
         f"<section><h2>Mouse and keys</h2><dl>{keys}</dl></section>"
         "<footer>Patient's right is on the left. Positions are LPS. Research software, not a medical device. "
         "Drawn with NiiVue (BSD 2-Clause).</footer></aside>\n"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from prostate_mim.errors import UsageError, VolumeError
+from prostate_mim.looking.heat import Heat, read_heat
 from prostate_mim.looking.page import Marker, study_page
 from prostate_mim.manifest import Manifest, ManifestRow, Point, read_manifest
 from prostate_mim.studies import Study, open_study
@@ -28,6 +29,7 @@ class Looked:
         markers: places with labels.
         focus_mm_lps: (x, y, z) where to look first; None is the middle.
         notes: what a person should know of it, one line each; no path, no identifier.
+        heat: a saliency map over it.
     """
 
     volume: Volume
@@ -36,6 +38,7 @@ class Looked:
     markers: Sequence[Marker] = ()
     focus_mm_lps: Point | None = None
     notes: tuple[str, ...] = ()
+    heat: Heat | None = None
 
     def page(self) -> str:
         """HTML, as ``study_page`` makes it.
@@ -43,7 +46,19 @@ class Looked:
         Raises:
             VolumeError: as ``study_page``.
         """
-        return study_page(self.volume, self.masks, self.markers, self.title, focus_mm_lps=self.focus_mm_lps)
+        return study_page(
+            self.volume, self.masks, self.markers, self.title, focus_mm_lps=self.focus_mm_lps, heat=self.heat
+        )
+
+    def with_saliency(self, path: Path, spacing_mm_zyx: Point | None = None) -> Looked:
+        """The same with a saliency map from a file; an empty one is said.
+
+        Raises:
+            VolumeError, NotFoundError: as ``read_heat``.
+        """
+        heat = read_heat(path, self.volume, spacing_mm_zyx)
+        empty = () if (heat.volume.voxels > 0).any() else ("the saliency map is empty",)
+        return replace(self, heat=heat, notes=(*self.notes, *empty))
 
 
 def open_looked(

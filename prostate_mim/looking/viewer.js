@@ -12,7 +12,8 @@
   ];
   const find = (id) => document.getElementById(id);
   const study = JSON.parse(find("study").textContent);
-  const state = { outlines: true, markers: true, shown: study.masks.map(() => true), layout: 0, nearest: false };
+  const state = { outlines: true, markers: true, shown: study.masks.map(() => true), layout: 0, nearest: false,
+    heat: true };
 
   // ------------------------------------------------------------------------------------------------- reading
 
@@ -40,7 +41,19 @@
       overlay.setColormapLabel(lookUpTable(mask.labels.map((label) => label.colour)));
       nv.addVolume(overlay);
     }
+    if (study.saliency) await loadSaliency();
   }
+
+  // Over all masks. Colours fade out towards 0, so that the image stays visible where nothing counts.
+  async function loadSaliency() {
+    for (const [name, nodes] of Object.entries(study.saliency.colours)) nv.addColormap(`saliency-${name}`, nodes);
+    const { opacity, low } = study.saliency, first = `saliency-${Object.keys(study.saliency.colours)[0]}`;
+    const map = await niivue.NVImage.new(await unpack("saliency"), "saliency.nii", first, opacity, null, low, 1);
+    [map.cal_min, map.cal_max] = [low, 1];
+    nv.addVolume(map);
+  }
+
+  const heat = () => nv.volumes[study.masks.length + 1];
 
   // ---------------------------------------------------------------------------------- where things are on screen
 
@@ -281,7 +294,9 @@
   function tell(location) {
     const [x, y, z] = location.mm; // RAS; the rest of the package speaks LPS
     const value = location.values.length ? `, value ${Number(location.values[0].value.toPrecision(6))}` : "";
-    find("where").textContent = `LPS ${(-x).toFixed(1)}, ${(-y).toFixed(1)}, ${z.toFixed(1)} mm${value}`;
+    const map = location.values[study.masks.length + 1];
+    const heated = study.saliency && map ? `, saliency ${map.value.toFixed(2)}` : "";
+    find("where").textContent = `LPS ${(-x).toFixed(1)}, ${(-y).toFixed(1)}, ${z.toFixed(1)} mm${value}${heated}`;
   }
 
   // ---------------------------------------------------------------------------------------- the panel, the keys
@@ -315,9 +330,42 @@
     });
     find("fill").value = study.fill;
     find("fill").oninput = () => setFill(Number(find("fill").value));
+    if (study.saliency) buildSaliency();
     for (const [id, things] of [["masks-part", study.masks], ["markers-part", study.markers]]) {
       find(id).hidden = things.length === 0;
     }
+  }
+
+  function buildSaliency() {
+    find("saliency-words").textContent = study.saliency.words;
+    find("saliency-words").hidden = study.saliency.words === "";
+    for (const name of Object.keys(study.saliency.colours)) element(find("colours"), "option", { value: name }, name);
+    find("opacity").value = study.saliency.opacity;
+    find("low").value = study.saliency.low;
+    for (const id of ["opacity", "low", "colours"]) find(id).oninput = showSaliency;
+    drawRamp();
+  }
+
+  function showSaliency() {
+    const map = heat();
+    map.opacity = state.heat ? Number(find("opacity").value) : 0;
+    map.cal_min = Number(find("low").value);
+    map.colormap = `saliency-${find("colours").value}`;
+    nv.updateGLVolume();
+    drawRamp();
+  }
+
+  // The colours as they lie over mid-grey: values from 0 on the left to 1 on the right.
+  function drawRamp() {
+    const canvas = find("ramp"), pen = canvas.getContext("2d"), low = Number(find("low").value);
+    const { R, G, B, A } = study.saliency.colours[find("colours").value];
+    const gradient = pen.createLinearGradient(low * canvas.width, 0, canvas.width, 0);
+    R.forEach((red, node) => {
+      gradient.addColorStop(node / (R.length - 1), `rgba(${red}, ${G[node]}, ${B[node]}, ${A[node] / 255})`);
+    });
+    pen.clearRect(0, 0, canvas.width, canvas.height);
+    pen.fillStyle = gradient;
+    pen.fillRect(low * canvas.width, 0, canvas.width, canvas.height);
   }
 
   const KEYS = {
@@ -328,11 +376,12 @@
     i: () => { state.nearest = !state.nearest; nv.setInterpolation(state.nearest); },
     v: () => layOut(state.layout + 1),
     w: resetWindow,
+    s: () => { if (study.saliency) { state.heat = !state.heat; showSaliency(); } },
   };
 
   function listen() {
     const onKey = (event) => {
-      if (event.ctrlKey || event.altKey || event.metaKey || event.target.tagName === "INPUT") return;
+      if (event.ctrlKey || event.altKey || event.metaKey || ["INPUT", "SELECT"].includes(event.target.tagName)) return;
       event.stopPropagation(); // NiiVue has keys of its own, for things that are not offered here
       if (event.type !== "keydown") return;
       const marker = study.markers[Number(event.key) - 1];
