@@ -2,7 +2,7 @@
 
 The schema is the dataclass: its fields are the known keys, its annotations the types, its default instance the values
 of keys that are left out. A nested dataclass is a table (section). Understood annotations are bool, int, float, str,
-tuples and dataclasses, and each of these or None.
+tuples and dataclasses, and each of these or None. A tuple of dataclasses is a list of tables (``[[tasks]]``).
 """
 
 from __future__ import annotations
@@ -95,12 +95,19 @@ def check_key(key: str, kind: type[Any], where: str) -> None:
         raise _Reader(where, kind).unknown(section, name)
 
 
-def keys_of(kind: type[Any], prefix: str = "") -> Iterator[str]:
-    """Every dotted key of a dataclass, sections included, in the order of its fields."""
+def keys_of(kind: type[Any], prefix: str = "", *, lists: bool = False) -> Iterator[str]:
+    """Every dotted key of a dataclass, sections included, in the order of its fields.
+
+    Args:
+        prefix: of every key.
+        lists: go into lists of tables too: ``tasks[].name``. There is no changing such a key by its name alone.
+    """
     for name, hint in _schema(kind).items():
         yield prefix + name
         if _is_section(hint):
-            yield from keys_of(hint, f"{prefix}{name}.")
+            yield from keys_of(hint, f"{prefix}{name}.", lists=lists)
+        elif lists and get_origin(hint) is tuple and _is_section(get_args(hint)[0]):
+            yield from keys_of(get_args(hint)[0], f"{prefix}{name}[].", lists=lists)
 
 
 def overlay(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -259,8 +266,9 @@ class _Reader:
 
     def unknown(self, section: str, name: str) -> UsageError:
         """What to raise for an unknown key, suggesting the same name elsewhere, else a like one here, else there."""
-        key, known = _join(section, name), list(keys_of(self.root))
-        beside = {own.rpartition(".")[2]: own for own in known if own.rpartition(".")[0] == section}
+        key, known = _join(section, name), list(keys_of(self.root, lists=True))
+        place = re.sub(r"\[\d+\]", "[]", section)
+        beside = {own.rpartition(".")[2]: own for own in known if own.rpartition(".")[0] == place}
         anywhere = {own.rpartition(".")[2]: own for own in reversed(known)}
         for names, cutoff in ((anywhere, 1.0), (beside, 0.6), (anywhere, 0.6), (beside or anywhere, 0.0)):
             near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=cutoff)

@@ -22,6 +22,7 @@ LOG = "PROSTATE_MIM_TESTS_REFUSED"
 LOOPBACK_USERS = {
     "hub/": "a hub that the tests themselves serve, on 127.0.0.1",
     "privacy/test_archive_identifiers.py": "Ray, as below",
+    "study/test_engine_ray.py": "Ray, as below",
     "archive/test_cluster.py": "Ray's processes find and talk to each other on 127.0.0.1",
     "engine/test_distributed.py": "torchrun's two processes meet on a port of 127.0.0.1",
     "engine/test_tracker.py": "a listening proxy must catch what trackers send, and one that is careless must try",

@@ -1,0 +1,178 @@
+"""Encoders of the arms: planned in one place with their proofs, made once each, kept as release folders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prostate_mim.engine.runs import prepare_rows
+from prostate_mim.files import make_folder, sha256_of, write_text
+from prostate_mim.hub import read_release, resolve
+from prostate_mim.hub.release import SUMS, WEIGHTS, verify_sums
+from prostate_mim.initialisations import initialise
+from prostate_mim.manifest import Manifest, read_manifest
+from prostate_mim.pretraining import PretrainConfig, pretrain
+from prostate_mim.spec import InputSpec
+from prostate_mim.store import PreparedManifest
+from prostate_mim.study.cache import Places, identity_of, key_of
+from prostate_mim.study.config import PER_FOLD, PRETRAINED, RELEASE, ArmConfig, StudyConfig
+from prostate_mim.study.guard import ELSEWHERE, UNKNOWN, Proof, manifest_of_rows, prove_data, prove_release, rows_beside
+from prostate_mim.study.tasks import ALL_FOLDS, OpenTask
+
+
+@dataclass(frozen=True)
+class EncoderPlan:
+    """One encoder, and how it is made. Plain values: a worker makes it.
+
+    Attributes:
+        key: of everything that decides its weights.
+        title: for the progress bar and failures.
+        initialisation, architecture, seed, source: see ``ArmConfig``.
+        pretraining: configuration, where it is pretrained by this study.
+        manifest: the CSV to pretrain on.
+        spec: of an encoder that is not pretrained by this study.
+    """
+
+    key: str
+    title: str
+    initialisation: str
+    architecture: str
+    seed: int
+    source: str
+    pretraining: PretrainConfig | None
+    manifest: str
+    spec: InputSpec
+
+    def release(self, places: Places) -> Path:
+        """Where its release lies, or will lie."""
+        if self.initialisation == RELEASE:
+            return resolve(self.source)
+        kind = "pretraining" if self.pretraining is not None else "encoders"
+        return places.folder(kind, self.key) / "release"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An encoder for some folds of a task, and the proof that it has not seen them.
+
+    Attributes:
+        fold: that it is for; ``ALL_FOLDS`` if one encoder serves them all.
+        plan: how it is made.
+        proof: what is known before it is made.
+    """
+
+    fold: int
+    plan: EncoderPlan
+    proof: Proof
+
+
+class Planner:
+    """Plans encoders; a pretraining manifest that several arms share is read once.
+
+    Args:
+        config: of the study.
+        places: its folders.
+    """
+
+    def __init__(self, config: StudyConfig, places: Places) -> None:
+        self._config, self._places = config, places
+        self._read: dict[tuple[str, InputSpec], tuple[Manifest, PreparedManifest]] = {}
+
+    def encoders(self, task: OpenTask, arm: ArmConfig, architecture: str, seed: int) -> list[Planned]:
+        """The encoders of an arm for a task: one, or one an outer fold.
+
+        Args:
+            seed: of the weights.
+
+        Raises:
+            ManifestError: a held-out patient would be in the pretraining data, and the task does not allow it.
+            NotFoundError, VolumeError, UsageError: the pretraining data, or a release.
+        """
+        if arm.initialisation == PRETRAINED:
+            return list(self._pretrained(task, arm, architecture, seed))
+        plan = _elsewhere(arm, architecture, seed, task.config.spec)
+        if arm.initialisation == RELEASE:
+            seen = read_release(resolve(arm.source), kind="encoder").studies
+            return [Planned(ALL_FOLDS, plan, prove_release(task, ALL_FOLDS, seen, silent=True))]
+        return [Planned(ALL_FOLDS, plan, Proof(*ELSEWHERE.get(arm.initialisation, UNKNOWN)))]
+
+    def _pretrained(self, task: OpenTask, arm: ArmConfig, architecture: str, seed: int) -> Iterator[Planned]:
+        config = arm.pretrain_config(architecture, seed)
+        source = self._config.pretraining_manifest_of(task.config, arm)
+        listed, prepared = self._data(source, config)
+        per_fold = task.config.pretraining_scope == PER_FOLD
+        for fold in task.tested if per_fold else [ALL_FOLDS]:
+            kept = [row.number for row in listed.rows]
+            if per_fold:
+                kept = rows_beside(task, fold, listed, prepared)
+            proof = prove_data(task, fold, listed, prepared, set(kept))
+            data = {"fingerprint": prepared.fingerprint, "rows": _digest(kept)}
+            key = key_of("pretraining", {"config": identity_of(config), "data": data})
+            title = f"{arm.name} {architecture}" + (f" fold {fold}" if per_fold else "")
+            path = source
+            if len(kept) < len(listed.rows):
+                path = str(self._places.folder("pretraining", f"{key}.csv"))
+                write_text(path, manifest_of_rows(Path(source), kept))
+            plan = EncoderPlan(key, title, PRETRAINED, architecture, seed, "", config, path, config.spec)
+            yield Planned(fold, plan, proof)
+
+    def _data(self, source: str, config: PretrainConfig) -> tuple[Manifest, PreparedManifest]:
+        region = config.spec.with_size(config.region_zyx)
+        if (source, region) not in self._read:
+            listed = read_manifest(source)
+            self._read[source, region] = listed, prepare_rows(listed, region, store=self._places.store)
+        return self._read[source, region]
+
+
+def _elsewhere(arm: ArmConfig, architecture: str, seed: int, spec: InputSpec) -> EncoderPlan:
+    values: dict[str, Any] = {"initialisation": arm.initialisation, "architecture": architecture}
+    if arm.initialisation == "random":
+        values["seed"] = seed
+    elif arm.initialisation == RELEASE:
+        values["weights"] = verify_sums(resolve(arm.source))[WEIGHTS]
+    elif arm.source:
+        values["source"] = sha256_of(arm.source)
+    values["spec"] = spec.to_dict()
+    title = f"{arm.name} {architecture}"
+    return EncoderPlan(
+        key_of("encoder", values), title, arm.initialisation, architecture, seed, arm.source, None, "", spec
+    )  # fmt: skip
+
+
+def make_encoder(plan: EncoderPlan, places: Places) -> Path:
+    """Make a planned encoder, go on with an interrupted pretraining, or find the finished one.
+
+    Returns:
+        Its release folder.
+
+    Raises:
+        ProstateMimError: whatever keeps it from being made.
+    """
+    release = plan.release(places)
+    if (release / SUMS).is_file():
+        return release
+    if plan.pretraining is not None:
+        return pretrain(plan.manifest, release.parent, plan.pretraining, resume=True, store=places.store)
+    made = initialise(
+        plan.initialisation, plan.architecture, seed=plan.seed, source=plan.source or None, spec=plan.spec
+    )  # fmt: skip
+    make_folder(release.parent)
+    return made.save_pretrained(release, name=f"{plan.architecture}.{plan.initialisation}")
+
+
+def weights_of(plan: EncoderPlan, places: Places) -> str | None:
+    """SHA-256 of a finished encoder's weights; None where it is not finished.
+
+    Raises:
+        IntegrityError: its release is damaged.
+    """
+    release = plan.release(places)
+    return verify_sums(release)[WEIGHTS] if (release / SUMS).is_file() else None
+
+
+def _digest(rows: list[int]) -> str:
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -1,0 +1,329 @@
+"""StudyConfig: the whole grid as plain values that a TOML file can hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prostate_mim.config import config_from_dict, read_values
+from prostate_mim.errors import UsageError
+from prostate_mim.finetuning import MODES, FinetuneConfig
+from prostate_mim.initialisations import INITIALISATIONS
+from prostate_mim.mim.methods import find_method
+from prostate_mim.nets import ARCHITECTURES
+from prostate_mim.nets.pooling import POOLINGS
+from prostate_mim.pretraining import PretrainConfig
+from prostate_mim.probing import ProbeTask
+from prostate_mim.spec import InputSpec
+from prostate_mim.study.records import CONTROL
+
+LESIONS, VOXELS, CENTRES = "lesions", "voxels", "centres"
+KINDS = (LESIONS, VOXELS, CENTRES)
+PRETRAINED, RELEASE = "pretrained", "release"
+EXTERNAL, PER_FOLD = "external", "per-fold"
+PROBE = "probe"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]*")
+
+
+@dataclass(frozen=True)
+class ProbeOptions:
+    """How probes look at frozen features; see ``probing.ProbeTask``.
+
+    Attributes:
+        region_zyx, windows, voxels, stages, penalties, inner_folds: as there.
+        test_folds: folds of the manifest that are held out, one after the other; all if empty. Patients of other folds
+            are fitted to only, and may be in the pretraining data.
+    """
+
+    region_zyx: tuple[int, int, int] = (32, 256, 256)
+    windows: int = 4
+    voxels: int = 300
+    stages: int = 3
+    penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)
+    inner_folds: int = 3
+    test_folds: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """What every arm is judged on.
+
+    Attributes:
+        name: in tables and figures.
+        manifest: the CSV; a relative path starts at the folder of the configuration file (or ``--data``).
+        kind: ``lesions`` (classification), ``voxels`` or ``centres`` (probes of frozen features).
+        level: of ``lesions``: ``lesion``, or ``study`` (one label and no place a row).
+        target: of ``voxels``: ``gland`` (from the rest of the window), ``lesion`` (from the rest of the gland) or
+            ``zone`` (TZ from PZ).
+        folds: patient-grouped, where the manifest does not give its own; manifests of probes must.
+        spec: the crop that is looked at.
+        pooling: of the features: ``centre`` or ``mean``.
+        calibrate_norms: set the statistics of every arm's normalisation layers on the task's own crops, unlabelled and
+            of the training folds, so that no arm suffers from another modality's.
+        pretraining_scope: ``external``: an arm's pretraining may hold no patient of this task. ``per-fold``: one
+            pretraining an outer fold, on the rows of every patient who is not held out in it.
+        pretraining_manifest: of this task's pretraining; the study's if empty.
+        picai_labels: the user's folder of that name, which says who is in PROSTATEx and in PI-CAI.
+        allow_overlap: go on where the guard finds overlap; every result says so.
+        probe: of ``voxels`` and ``centres``.
+    """
+
+    name: str
+    manifest: str
+    kind: str = LESIONS
+    level: str = "lesion"
+    target: str = "gland"
+    folds: int = 5
+    spec: InputSpec = field(default_factory=InputSpec)
+    pooling: str = "centre"
+    calibrate_norms: bool = False
+    pretraining_scope: str = EXTERNAL
+    pretraining_manifest: str = ""
+    picai_labels: str = ""
+    allow_overlap: bool = False
+    probe: ProbeOptions = field(default_factory=ProbeOptions)
+
+    def __post_init__(self) -> None:
+        _check_name("task", self.name)
+        _check_among("kind", self.kind, KINDS)
+        _check_among("level", self.level, ("lesion", "study"))
+        _check_among("pooling", self.pooling, POOLINGS)
+        _check_among("target", self.target, ("gland", "lesion", "zone"))
+        _check_among("pretraining_scope", self.pretraining_scope, (EXTERNAL, PER_FOLD))
+        self.probe_task()  # refuses what makes no probe
+
+    def probe_task(self, test_folds: tuple[int, ...] | None = None) -> ProbeTask:
+        """The probe of a task of kind ``voxels`` or ``centres``.
+
+        Args:
+            test_folds: in place of its own.
+        """
+        own = self.probe
+        return ProbeTask(
+            "centre" if self.kind == CENTRES else self.target, self.manifest, self.spec.spacing_mm_zyx,
+            self.spec.size_zyx, own.region_zyx, own.windows, own.voxels, own.stages, own.penalties, own.inner_folds,
+            self.folds, own.test_folds if test_folds is None else test_folds, self.calibrate_norms,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ArmConfig:
+    """Where weights come from, for each of its architectures.
+
+    Attributes:
+        name: in tables and figures.
+        initialisation: key of ``INITIALISATIONS`` (``random``, ``imagenet``, ``release``, ...), or ``pretrained``: by
+            this study.
+        architectures: keys of ``nets.ARCHITECTURES``; the study's if empty.
+        source: of ``release``: its name or folder; of ``medicalnet`` and ``imagenet``: the file of weights, if any.
+        method: of ``pretrained``: key of ``METHODS``, in place of the configuration's own.
+        strategy, ratio: of ``pretrained``: in place of the method's.
+        pretraining: of ``pretrained``: a table of what differs from the study's own ``[pretraining]``.
+        pretraining_manifest: of ``pretrained``: in place of the task's or the study's.
+        pretraining_seeds: seeds of the weights, random ones too; the study's seed number i uses number i of these,
+            begun anew when they are used up.
+    """
+
+    name: str
+    initialisation: str = PRETRAINED
+    architectures: tuple[str, ...] = ()
+    source: str = ""
+    method: str = ""
+    strategy: str = ""
+    ratio: str = ""
+    pretraining: PretrainConfig = field(default_factory=PretrainConfig)
+    pretraining_manifest: str = ""
+    pretraining_seeds: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        _check_name("arm", self.name)
+        if self.name.startswith(CONTROL):
+            raise UsageError(f"arm {self.name!r}: {CONTROL!r} is the beginning of the controls' names; choose another")
+        _check_among("initialisation", self.initialisation, (*INITIALISATIONS, PRETRAINED))
+        if not self.pretraining_seeds:
+            raise UsageError(f"arm {self.name!r}: pretraining_seeds is empty; give at least one")
+        if self.initialisation == RELEASE and not self.source:
+            raise UsageError(f"arm {self.name!r}: a release needs a source: its name or folder")
+        if self.initialisation != PRETRAINED and (self.method or self.strategy or self.ratio):
+            raise UsageError(f"arm {self.name!r}: method, strategy and ratio are for initialisation {PRETRAINED!r}")
+        if self.method:
+            find_method(self.method)
+
+    def pretrain_config(self, architecture: str, seed: int) -> PretrainConfig:
+        """The complete configuration of this arm's pretraining for one architecture and seed."""
+        own = self.pretraining
+        method = find_method(self.method) if self.method else own.method
+        method = dataclasses.replace(
+            method, strategy=self.strategy or method.strategy, ratio=self.ratio or method.ratio
+        )  # fmt: skip
+        loop = dataclasses.replace(own.loop, seed=seed)
+        name = f"{architecture}.{re.sub(r'[^a-z0-9]+', '-', self.name.lower())}"
+        return dataclasses.replace(own, architecture=architecture, method=method, loop=loop, name=name)
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """What ``run_study`` computes: tasks x arms x architectures x modes x fractions x seeds.
+
+    Attributes:
+        tasks, arms: the grid's rows and columns.
+        name: of the study.
+        seed: of folds, intervals and controls.
+        seeds: of label subsets, inner folds, heads and training; every cell is computed once a seed.
+        architectures: of every arm that names none.
+        modes: ``linear`` (frozen features) and ``full`` (all weights); probes have a mode of their own.
+        fractions: of the training patients' labels that are used.
+        references: arms that every other is compared with; the first arm if empty.
+        controls: compute the controls too: permuted labels, duplicated studies, a planted leak.
+        samples: of every bootstrap.
+        device: of features and full fine-tuning: ``auto``, ``cpu`` or ``cuda``.
+        threads: of every job on the CPU. One number for all engines: sums depend on it in their last bits.
+        pretraining_manifest: what the arms of initialisation ``pretrained`` are pretrained on.
+        pretraining: of those arms, where they say nothing else.
+        finetune: of every cell; its mode, fraction and seed are the cell's.
+    """
+
+    tasks: tuple[TaskConfig, ...]
+    arms: tuple[ArmConfig, ...]
+    name: str = "study"
+    seed: int = 0
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    architectures: tuple[str, ...] = ("effnet-lite0",)
+    modes: tuple[str, ...] = ("linear",)
+    fractions: tuple[float, ...] = (1.0,)
+    references: tuple[str, ...] = ()
+    controls: bool = False
+    samples: int = 2000
+    device: str = "auto"
+    threads: int = 1
+    pretraining_manifest: str = ""
+    pretraining: PretrainConfig = field(default_factory=PretrainConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+
+    def __post_init__(self) -> None:
+        _check_once("tasks", [task.name for task in self.tasks])
+        _check_once("arms", [arm.name for arm in self.arms])
+        for name in ("seeds", "architectures", "modes", "fractions"):
+            _check_once(name, getattr(self, name))
+        for arm in self.arms:
+            _check_architectures(arm, self.architectures_of(arm))
+        for name in self.modes:
+            _check_among("mode", name, MODES)
+        for name in self.references:
+            _check_among("reference", name, [arm.name for arm in self.arms])
+        if not all(0 < fraction <= 1 for fraction in self.fractions):
+            raise UsageError(f"fractions {self.fractions}: each must be over 0 and at most 1")
+        if self.samples < 2 or self.threads < 1:
+            raise UsageError(f"samples is {self.samples} and threads {self.threads}; at least 2 and 1 are needed")
+        for task in self.tasks:
+            for arm in self.arms:
+                if arm.initialisation == PRETRAINED and not self.pretraining_manifest_of(task, arm):
+                    raise UsageError(f"arm {arm.name!r} is to be pretrained, but no pretraining_manifest is given")
+
+    def pretraining_manifest_of(self, task: TaskConfig, arm: ArmConfig) -> str:
+        """What an arm is pretrained on for a task; empty if nothing is given."""
+        return arm.pretraining_manifest or task.pretraining_manifest or self.pretraining_manifest
+
+    def architectures_of(self, arm: ArmConfig) -> tuple[str, ...]:
+        """The architectures an arm is computed for."""
+        return arm.architectures or self.architectures
+
+    @property
+    def references_or_first(self) -> tuple[str, ...]:
+        """Names of the arms that every other is compared with."""
+        return self.references or (self.arms[0].name,)
+
+
+def read_study(path: str | Path, data: str | Path | None = None) -> StudyConfig:
+    """Read a study's TOML file; paths in it become absolute.
+
+    ``[pretraining]`` is every arm's, and a table ``[arms.pretraining]`` holds what differs from it.
+
+    Args:
+        path: the file.
+        data: where relative paths of manifests and sources start; the file's own folder if None.
+
+    Raises:
+        NotFoundError, UsageError: as ``config.read_config``.
+    """
+    values = read_values(path)
+    common = values.get("pretraining", {})
+    arms = values.get("arms")
+    if isinstance(arms, list) and isinstance(common, Mapping):
+        values["arms"] = [_with_common(arm, common) for arm in arms]
+    config = config_from_dict(values, StudyConfig, str(path))
+    root = Path(path).parent if data is None else Path(data)
+    return _with_paths(config, root.resolve())
+
+
+def _with_common(arm: Any, common: Mapping[str, Any]) -> Any:
+    if not isinstance(arm, Mapping):
+        return arm  # the schema refuses it, with a better message
+    own = arm.get("pretraining", {})
+    return {**arm, "pretraining": _merged(common, own) if isinstance(own, Mapping) else own}
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    made = dict(below)
+    for name, value in above.items():
+        under = made.get(name)
+        both = isinstance(under, Mapping) and isinstance(value, Mapping)
+        made[name] = _merged(under, value) if both else value  # type: ignore[arg-type]
+    return made
+
+
+def _with_paths(config: StudyConfig, root: Path) -> StudyConfig:
+    def place(text: str) -> str:
+        return str(root / text) if text else ""
+
+    tasks = tuple(
+        dataclasses.replace(
+            task, manifest=place(task.manifest), pretraining_manifest=place(task.pretraining_manifest),
+            picai_labels=place(task.picai_labels),
+        )
+        for task in config.tasks
+    )  # fmt: skip
+    arms = tuple(
+        dataclasses.replace(
+            arm, pretraining_manifest=place(arm.pretraining_manifest),
+            # The name of a release is none of a file.
+            source=place(arm.source) if arm.initialisation != RELEASE or (root / arm.source).exists() else arm.source,
+        )
+        for arm in config.arms
+    )  # fmt: skip
+    return dataclasses.replace(
+        config, tasks=tasks, arms=arms, pretraining_manifest=place(config.pretraining_manifest)
+    )  # fmt: skip
+
+
+def _check_name(what: str, name: str) -> None:
+    if not _NAME.fullmatch(name) and not name.startswith(CONTROL):
+        raise UsageError(f"{what} name {name!r}: use letters, digits, spaces and . _ + -")
+
+
+def _check_architectures(arm: ArmConfig, names: Iterable[str]) -> None:
+    known = INITIALISATIONS[arm.initialisation].architectures if arm.initialisation != PRETRAINED else ()
+    for name in names:
+        _check_among("architecture", name, ARCHITECTURES)
+        if known and name not in known:
+            raise UsageError(
+                f"arm {arm.name!r}: there are no {arm.initialisation} weights of {name}; give the arm architectures "
+                f"among {', '.join(known)}"
+            )
+
+
+def _check_among(what: str, name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise UsageError(f"{what} {name!r} is unknown; choose {', '.join(known)}")
+
+
+def _check_once(what: str, values: Iterable[Any]) -> None:
+    found = list(values)
+    if not found:
+        raise UsageError(f"{what} is empty; give at least one")
+    if len(set(found)) < len(found):
+        raise UsageError(f"{what} {found}: each must be there once")

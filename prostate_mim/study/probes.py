@@ -1,0 +1,40 @@
+"""Tasks of kind ``voxels`` and ``centres``: probes of frozen features, one value per patient and metric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prostate_mim.encoder import PreMIM
+from prostate_mim.probing import run_probe
+from prostate_mim.study.tasks import ALL_FOLDS, OpenTask
+
+
+def probe_rows(
+    task: OpenTask, encoders: Sequence[tuple[int, Path]], seed: int, control: str = "", store: Path | None = None
+) -> list[dict[str, Any]]:
+    """Columns patient (running number), metric and value (None where it is undefined).
+
+    Args:
+        task: of kind ``voxels`` or ``centres``.
+        encoders: (fold, release folder): one for all folds, or one for each tested fold.
+        seed: of windows and drawn voxels.
+        control, store: as ``probing.run_probe`` takes them.
+
+    Raises:
+        ProstateMimError: as ``probing.run_probe``.
+    """
+    found = []
+    for fold, release in encoders:
+        probe = task.config.probe_task(None if fold == ALL_FOLDS else (fold,))
+        result = run_probe(PreMIM.from_pretrained(release), probe, seed, control=control, store=store)
+        for metric, values in sorted(result.values.items()):
+            pairs = zip(result.patients.tolist(), values.tolist(), strict=True)
+            found += [{"patient": int(patient), "metric": metric, "value": _plain(value)} for patient, value in pairs]
+    return found
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
