@@ -16,9 +16,11 @@ ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
 TRAINING = (ROOT / "docs/training.md").read_text()
 DATA = (ROOT / "docs/data.md").read_text()
+LESIONS = (ROOT / "docs/lesions.md").read_text()
+STUDY = (ROOT / "docs/study.md").read_text()
 PAGES = [
-    "README.md", "docs/data.md", "docs/masked-engine.md", "docs/modality.md", "docs/training.md", "CONTRIBUTING.md",
-    "SECURITY.md", "export/README.md", "hub_cards/resenc-s.mim-t2w/README.md",
+    "README.md", "docs/data.md", "docs/lesions.md", "docs/masked-engine.md", "docs/modality.md", "docs/study.md",
+    "docs/training.md", "CONTRIBUTING.md", "SECURITY.md", "export/README.md", "hub_cards/resenc-s.mim-t2w/README.md",
 ]  # fmt: skip
 
 
@@ -39,7 +41,9 @@ def test_commands_and_options_exist() -> None:
     lines, others = command_lines(TEXT), command_lines(TRAINING)
     assert len(lines) >= 7
     assert len(others) >= 6
-    for name, *rest in (*lines, *others, *command_lines(DATA)):
+    pages = [line for page in (DATA, LESIONS, STUDY) for line in command_lines(page)]
+    assert len(pages) >= 20
+    for name, *rest in (*lines, *others, *pages):
         command = commands[name]
         while rest and rest[0] in getattr(command, "commands", {}):
             command = command.commands[rest.pop(0)]
@@ -65,6 +69,18 @@ def test_training_configuration_is_read(tmp_path: Path) -> None:
     assert read_config(path, PretrainConfig).loop.steps == 20000
 
 
+def test_study_configuration_is_read(tmp_path: Path) -> None:
+    """The configuration file that the page on studies shows is one."""
+    from prostate_mim.study import read_study
+
+    (found,) = blocks("toml", STUDY)
+    path = tmp_path / "study.toml"
+    path.write_text(found)
+    config = read_study(path)
+    assert [arm.name for arm in config.arms] == ["random", "imagenet", "slabs"]
+    assert config.arms[2].pretrain_config("effnet-lite0", 0).loop.steps == 2000
+
+
 def test_make_targets_exist() -> None:
     """The two commands, and the others that pages mention, are targets of the Makefile."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
@@ -73,8 +89,8 @@ def test_make_targets_exist() -> None:
 
 
 def test_python_examples_name_real_things() -> None:
-    """Imports of the README's Python work, and the code parses."""
-    for block in blocks("python"):
+    """Imports of the pages' Python work, and the code parses."""
+    for block in (found for text in (TEXT, LESIONS, STUDY) for found in blocks("python", text)):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom):
                 module = importlib.import_module(str(node.module))

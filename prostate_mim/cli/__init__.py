@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from prostate_mim._version import __version__
-from prostate_mim.cli import data, inference, looking, models, pictures, training
+from prostate_mim.cli import data, explaining, inference, initialise, looking, models, pictures, study, training
 from prostate_mim.console import run_app
 
 __all__ = ["app", "main"]
@@ -38,11 +38,14 @@ def _root(
 app.command("list")(models.list_command)
 app.command("info")(models.info)
 app.command("phantom")(data.phantom)
+app.command("init")(initialise.init)
 app.command("pretrain")(training.pretrain_command)
 app.command("report")(training.report)
 app.command("finetune")(training.finetune_command)
+app.command("study")(study.study_command)
 app.command("predict")(inference.predict)
 app.command("embed")(inference.embed)
+app.command("explain")(explaining.explain)
 app.command("mask-preview")(pictures.mask_preview)
 app.command("view")(looking.view)
 app.command("export")(models.export)

@@ -56,6 +56,9 @@ Architecture = Annotated[str | None, Option(help="Encoder to train.", show_defau
 Name = Annotated[str | None, Option(help="Name of the release.", show_default="resenc-s.mim")]
 Steps = Annotated[int | None, Option(min=1, help="Optimiser steps in all.", show_default="1000")]
 LearningRate = Annotated[float | None, Option(help="Peak of the schedule.", show_default="0.003")]
+Objective = Annotated[
+    str | None, Option(help="mim (masked image modelling) or simclr (contrastive).", show_default="mim")
+]
 MethodName = Annotated[
     str | None,
     Option(
@@ -95,12 +98,64 @@ AllowChange = Annotated[
 
 # ------------------------------------------------------------------------------------------------- of finetune
 Lesions = Annotated[Path, Option("--manifest", help="CSV of lesions with labels.")]
-Mode = Annotated[str | None, Option(help="linear (frozen encoder) or full.", show_default="linear")]
-Folds = Annotated[int | None, Option(min=2, help="Patient-grouped folds.", show_default="5")]
-Epochs = Annotated[int | None, Option(min=1, help="Passes over the lesions in mode full.", show_default="10")]
-FullLearningRate = Annotated[
-    float | None, Option("--learning-rate", help="Peak of the schedule in mode full.", show_default="0.0002")
+Mode = Annotated[
+    str | None,
+    Option(help="linear or attentive (frozen encoder, linear or attentive probe), or full.", show_default="linear"),
 ]
+TargetColumn = Annotated[
+    str | None, Option("--target", help="label (0 or 1), or isup (0 to 5, ordinal).", show_default="label")
+]
+Level = Annotated[
+    str | None, Option(help="lesion: rows have a place; study: a row is all of it.", show_default="lesion")
+]
+Aggregate = Annotated[str | None, Option(help="From lesions to patients: max or noisy-or.", show_default="max")]
+Folds = Annotated[int | None, Option(min=2, help="Patient-grouped folds.", show_default="5")]
+Epochs = Annotated[
+    int | None, Option(min=1, help="Passes over the lesions in modes attentive and full.", show_default="10")
+]
+FullLearningRate = Annotated[
+    float | None,
+    Option("--learning-rate", help="Peak of the schedule in modes attentive and full.", show_default="0.0002"),
+]
+Penalties = Annotated[
+    str | None,
+    Option(help="Values of C of the logistic regression.", show_default="0.0001 0.001 0.01 0.1 1.0 10.0"),
+]
+InnerFolds = Annotated[int | None, Option(min=1, help="Folds of the training patients to choose on.", show_default="3")]
+FreezeEpochs = Annotated[
+    int | None, Option(min=0, help="First epochs of mode full with a frozen encoder.", show_default="0")
+]
+Patience = Annotated[
+    int | None,
+    Option(min=0, help="Epochs without a lower loss on an inner fold before it stops; 0 is never.", show_default="0"),
+]
+LesionLoss = Annotated[str | None, Option("--loss", help="bce or focal.", show_default="bce")]
+ClassWeight = Annotated[
+    bool | None, Option("--class-weight/--no-class-weight", help="Both classes count the same.", show_default="off")
+]
+ZoneAuxiliary = Annotated[
+    float | None, Option(min=0, help="Weight of the zone as a second target; 0 is none.", show_default="0.0")
+]
+Flips = Annotated[
+    bool | None, Option("--flips/--no-flips", help="Predict the left-right mirror image too.", show_default="off")
+]
+Ensemble = Annotated[
+    bool | None,
+    Option("--ensemble/--no-ensemble", help="Release the folds' models, not one of all rows.", show_default="off"),
+]
+Calibrate = Annotated[
+    bool | None, Option("--calibrate/--no-calibrate", help="Fit a temperature on inner folds.", show_default="off")
+]
+Fraction = Annotated[
+    float | None, Option(help="Share of the training patients whose labels are used.", show_default="1.0")
+]
+FractionSeed = Annotated[int | None, Option(help="Who they are.", show_default="0")]
+Pooling = Annotated[
+    str | None,
+    Option(help="centre (of the crop) or mean (all of it).", show_default="centre; mean at --level study"),
+]
+Channels = Annotated[str | None, Option(help="t2w, then masks: gland, lesion, pz, tz.", show_default="the encoder's")]
+SingleSlice = Annotated[str | None, Option(help="What a 2D crop becomes: pad or repeat.", show_default="the encoder's")]
 AllowOverlap = Annotated[
     bool, Option("--allow-overlap", help="Go on where patients or studies are on both sides; every result says so.")
 ]

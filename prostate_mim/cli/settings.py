@@ -6,6 +6,7 @@ None, so that every default stands in one place: the configuration's dataclass.
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from prostate_mim.errors import UsageError
 if TYPE_CHECKING:
     from prostate_mim.finetuning import FinetuneConfig
     from prostate_mim.pretraining import PretrainConfig
+    from prostate_mim.spec import InputSpec
 
 Config = TypeVar("Config")
 COMMAND_LINE = "the command line"
@@ -67,6 +69,7 @@ _LOOP = {
 }
 PRETRAIN = {
     "architecture": Sets("architecture"),
+    "objective": Sets("objective"),
     "name": Sets("name"),
     "method": Sets("method", _method),
     "strategy": Sets("method.strategy"),
@@ -91,6 +94,21 @@ FINETUNE = {
     "epochs": Sets("epochs"),
     "name": Sets("name"),
     "layer_decay": Sets("loop.layer_decay"),
+    "target": Sets("target"),
+    "level": Sets("level"),
+    "aggregate": Sets("aggregate"),
+    "penalties": Sets("penalties", lambda text: some_numbers(text, "--penalties")),
+    "inner_folds": Sets("inner_folds"),
+    "freeze_epochs": Sets("freeze_epochs"),
+    "patience": Sets("patience"),
+    "loss": Sets("loss"),
+    "class_weight": Sets("class_weight"),
+    "zone_auxiliary": Sets("zone_auxiliary"),
+    "flips": Sets("flips"),
+    "ensemble": Sets("ensemble"),
+    "calibrate": Sets("calibrate"),
+    "fraction": Sets("fraction"),
+    "fraction_seed": Sets("fraction_seed"),
     **_LOOP,
 }
 
@@ -134,10 +152,19 @@ def pretrain_config(given: Mapping[str, Any]) -> PretrainConfig:
     if file is not None:  # by itself first, so that its mistakes are not taken for those of an option
         config_from_dict(_warmed(values, PretrainConfig().loop.steps), PretrainConfig, str(file))
     asked = changes(given, PRETRAIN, given["settings"] or ())
+    _check_objective(given)
     for key in (*asked, *(given["allow_change"] or ())):
         check_key(key, PretrainConfig, COMMAND_LINE)
     values = overlay(values, asked)
     return config_from_dict(_warmed(values, PretrainConfig().loop.steps), PretrainConfig, COMMAND_LINE)
+
+
+def _check_objective(given: Mapping[str, Any]) -> None:
+    """Nothing is hidden in a contrastive training: an option that says what to hide would be lost."""
+    hiding = ("method", "strategy", "mask_ratio", "target", "decoder", "loss", "block_mm", "masks_per_crop")
+    for name in hiding:
+        if given.get("objective") == "simclr" and given.get(name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} is for --objective mim; simclr hides nothing, leave it out")
 
 
 def _warmed(values: dict[str, Any], steps: int) -> dict[str, Any]:
@@ -157,3 +184,34 @@ def finetune_config(given: Mapping[str, Any]) -> FinetuneConfig:
     from prostate_mim.finetuning import FinetuneConfig
 
     return config_from_dict(overlay({}, changes(given, FINETUNE)), FinetuneConfig, COMMAND_LINE)
+
+
+def classifier_spec(spec: InputSpec, given: Mapping[str, Any]) -> InputSpec:
+    """An encoder's contract with a classifier's own size, channels and rule for single slices, where given.
+
+    Raises:
+        UsageError: a value that there is not.
+    """
+    from prostate_mim.errors import IntegrityError
+
+    asked: dict[str, Any] = {}
+    if given["size"]:
+        asked["size_zyx"] = whole_numbers(given["size"], "--size")
+    if given["channels"]:
+        asked["channels"] = tuple(given["channels"].replace(",", " ").split())
+    if given["single_slice"]:
+        asked["single_slice"] = given["single_slice"]
+    try:
+        return dataclasses.replace(spec, **asked)
+    except IntegrityError as error:  # not a damaged file: an option
+        raise UsageError(
+            f"{error}; --channels are t2w and then any of gland, lesion, pz, tz; --single-slice is pad or repeat"
+        ) from error
+
+
+def some_numbers(text: str, option: str) -> list[float]:
+    """The numbers of an option's text, separated by spaces or commas."""
+    try:
+        return [float(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        raise UsageError(f"{option} is {text!r}; expected numbers, e.g. '0.01 0.1 1'") from None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from prostate_mim.cli import options as o
-from prostate_mim.console import show, whole_numbers
+from prostate_mim.console import show
 from prostate_mim.errors import NotFoundError
 
 
@@ -25,6 +25,7 @@ def pretrain_command(
     batch: o.Batch = None,
     accumulate: o.Accumulate = None,
     learning_rate: o.LearningRate = None,
+    objective: o.Objective = None,
     method: o.MethodName = None,
     strategy: o.Strategy = None,
     mask_ratio: o.MaskRatio = None,
@@ -51,7 +52,7 @@ def pretrain_command(
     allow_change: o.AllowChange = None,
     as_json: o.Json = False,
 ) -> None:
-    """Pretrain an encoder by masked image modelling."""
+    """Pretrain an encoder by masked image modelling, or contrastively."""
     given = dict(locals())  # first of all: only the parameters, which settings.PRETRAIN knows by name
     from prostate_mim.cli.settings import pretrain_config
     from prostate_mim.pretraining import pretrain
@@ -68,14 +69,32 @@ def finetune_command(
     store: o.Store = None,
     model: o.Model = o.DEFAULT_MODEL,
     mode: o.Mode = None,
+    target: o.TargetColumn = None,
+    level: o.Level = None,
+    aggregate: o.Aggregate = None,
     folds: o.Folds = None,
+    fraction: o.Fraction = None,
+    fraction_seed: o.FractionSeed = None,
+    penalties: o.Penalties = None,
+    inner_folds: o.InnerFolds = None,
     epochs: o.Epochs = None,
+    freeze_epochs: o.FreezeEpochs = None,
+    patience: o.Patience = None,
     batch: o.Batch = None,
     accumulate: o.Accumulate = None,
     learning_rate: o.FullLearningRate = None,
     layer_decay: o.LayerDecay = None,
     ema: o.Ema = None,
+    loss: o.LesionLoss = None,
+    class_weight: o.ClassWeight = None,
+    zone_auxiliary: o.ZoneAuxiliary = None,
+    calibrate: o.Calibrate = None,
+    flips: o.Flips = None,
+    ensemble: o.Ensemble = None,
     size: o.ClassifierSize = None,
+    channels: o.Channels = None,
+    single_slice: o.SingleSlice = None,
+    pooling: o.Pooling = None,
     name: o.ClassifierName = None,
     precision: o.Precision = None,
     workers: o.LoaderWorkers = None,
@@ -89,25 +108,32 @@ def finetune_command(
     as_json: o.Json = False,
 ) -> None:
     """Cross-validate a lesion classifier over patients, then train it on everything."""
-    given = dict(locals())  # as in pretrain_command
+    _finetune(dict(locals()))  # as in pretrain_command
+
+
+def _finetune(given: dict[str, Any]) -> None:
+    """The command, from its parameters by name."""
     from prostate_mim.classifier import LesionClassifier
-    from prostate_mim.cli.settings import finetune_config
+    from prostate_mim.cli.settings import classifier_spec, finetune_config
     from prostate_mim.encoder import PreMIM
     from prostate_mim.finetuning import finetune
 
     config = finetune_config(given)
-    encoder = PreMIM.from_pretrained(model)
-    spec = encoder.spec.with_size(whole_numbers(size, "--size")) if size else encoder.spec
+    encoder = PreMIM.from_pretrained(given["model"])
+    pooling = given["pooling"] or ("mean" if config.level == "study" else "centre")
     run = finetune(
-        LesionClassifier(encoder, spec), manifest, out, config, resume=resume, store=store,
-        allow_overlap=allow_overlap, picai_labels=picai_labels,
+        LesionClassifier(encoder, classifier_spec(encoder.spec, given), pooling=pooling), given["manifest"],
+        given["out"], config, resume=given["resume"], store=given["store"], allow_overlap=given["allow_overlap"],
+        picai_labels=given["picai_labels"],
     )  # fmt: skip
-    if as_json:
-        show(json.loads((out / "results.json").read_text()) | {"release": str(run.release)}, True)
+    if given["as_json"]:
+        show(json.loads((given["out"] / "results.json").read_text()) | {"release": str(run.release)}, True)
         return
     for number, fold in enumerate(run.folds):
         typer.echo(f"fold {number}: AUROC {fold}")
     typer.echo(f"all folds together: AUROC {run.pooled}")
+    if run.patients is not None:
+        typer.echo(f"patients ({config.aggregate}): AUROC {run.patients.overall['auroc']}")
     typer.echo(f"release: {run.release}")
 
 
