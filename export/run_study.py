@@ -40,6 +40,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--position", type=_position, help="lesion centre 'x y z' in mm, LPS; the image centre if left out"
     )
     parser.add_argument(
+        "--mask", action="append", default=[], metavar="NAME=FILE",
+        help="gland, lesion or zone (1 PZ, 2 TZ), for a model that looks at it; repeatable",
+    )  # fmt: skip
+    parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="cuda fails if it is not used"
     )
     return parser.parse_args(argv)
@@ -59,10 +63,13 @@ def main(argv: list[str] | None = None) -> int:
         return _missing(error)
     try:
         from prostate_mim.deploy.session import OnnxClassifier
+        from prostate_mim.studies import mask_paths, read_masks
         from prostate_mim.volume import read_volume
 
         model = OnnxClassifier(arguments.model, device=arguments.device)
-        prediction = model.predict(read_volume(arguments.study), arguments.position)
+        volume = read_volume(arguments.study)
+        masks = read_masks(mask_paths(arguments.mask), volume)
+        prediction = model.predict(volume, arguments.position, masks)
     except ImportError as error:
         return _missing(error)
     except ProstateMimError as error:

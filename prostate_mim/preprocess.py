@@ -117,10 +117,11 @@ def resample(
 ) -> Crop:
     """Crop a grid of the spec's spacing around a centre, in the volume's own intensities.
 
-    The grid starts on a voxel of the volume, so an axis that already has the spec's spacing is copied, not
-    interpolated. Other axes are interpolated linearly, after a Gaussian where voxels grow. A study too thin for any
-    grid point (one slice between two of them) is met by moving the grid, less than a voxel. What becomes of a volume
-    of one slice is the spec's ``single_slice``.
+    The grid point at the centre (of an even number, the one after it) lies on a voxel of the volume. So an axis that
+    already has the spec's spacing is copied, not interpolated, and the middle of a region that is larger by an even
+    number of voxels is the very crop. Other axes are interpolated linearly, after a Gaussian where voxels grow. A study
+    too thin for any grid point (one slice between two of them) is met by moving the grid, less than a voxel. What
+    becomes of a volume of one slice is the spec's ``single_slice``.
 
     Args:
         size_zyx: voxels of the crop; the spec's if None.
@@ -218,7 +219,8 @@ def _start(
     shape: tuple[int, int, int],
 ) -> npt.NDArray[np.float64]:
     """Index in the volume of the crop's first voxel."""
-    start = np.floor(centre - scale * (size - 1) / 2 + 0.5 - _TIE)
+    middle = size // 2  # of an even number, the grid point after the centre
+    start = np.floor(centre + scale * (middle - (size - 1) / 2) + 0.5 - _TIE) - scale * middle
     for axis, available in enumerate(shape):
         index = start[axis] + scale[axis] * np.arange(size[axis])
         if not _measured(index, available).any():

@@ -109,6 +109,23 @@ def split_zones(zone_mask: Volume) -> dict[str, Volume]:
     }
 
 
+def mask_paths(texts: Collection[str]) -> dict[str, Path]:
+    """``gland=FILE`` and so on, as commands take them -> what ``read_masks`` reads.
+
+    Raises:
+        UsageError: no name, or one twice.
+    """
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals or not path:
+            raise UsageError(f"--mask {text}: which mask is it? give gland=FILE, lesion=FILE or zone=FILE")
+        if name in found:
+            raise UsageError(f"--mask: {name} is given twice; give each mask once")
+        found[name] = Path(path)
+    return found
+
+
 def read_masks(
     paths: Mapping[str, str | Path], volume: Volume, *, spacing_mm_zyx: Point | None = None
 ) -> dict[str, Volume]:

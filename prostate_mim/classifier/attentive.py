@@ -71,6 +71,6 @@ class AttentivePool(nn.Module):
             count = maps.shape[2 + axis]
             step = stage.stride_zyx[axis] * self.spacing_mm_zyx[axis]
             place = torch.arange(count, device=maps.device, dtype=self.log_sigma.dtype)
-            squares = squares[..., None] + ((place - (count - 1) / 2) * step) ** 2
+            squares = squares[..., None] + ((place - stage.middle(axis, count)) * step) ** 2
             volume *= step
         return math.log(volume) - 0.5 * squares.flatten()[:, None] * torch.exp(-2 * self.log_sigma)

@@ -23,6 +23,7 @@ def predict(
     manifest: options.Rows = None,
     position: Annotated[str, typer.Option(help="Lesion, mm, LPS, 'x y z'; the image centre if empty.")] = "",
     spacing: options.Spacing = "",
+    mask: options.Masks = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse an image that does not look like axial T2w of a prostate.")
     ] = False,
@@ -47,7 +48,7 @@ def predict(
             raise UsageError("--strict has no meaning with --engine ray; look at its column 'flags' instead")
         _archive("predict", model, manifest, out, as_json, **limits)
         return
-    rows = _predictions(study, manifest, model, position, spacing, strict)
+    rows = _predictions(study, manifest, model, position, spacing, mask or [], strict)
     if as_json:
         values = [row.to_dict() for row in rows]
         show(values if manifest is not None else values[0], True)
@@ -61,19 +62,25 @@ def predict(
 
 
 def _predictions(
-    study: Path | None, manifest: Path | None, model: str, position: str, spacing: str, strict: bool
+    study: Path | None, manifest: Path | None, model: str, position: str, spacing: str, given: list[str], strict: bool
 ) -> list[StudyPrediction]:
     from prostate_mim.classifier import LesionClassifier
     from prostate_mim.prediction import StudyPrediction, load_guard, predict_manifest, predict_volume
+    from prostate_mim.studies import mask_paths, read_masks
     from prostate_mim.volume import read_volume
 
+    paths = mask_paths(given)
     if manifest is not None:
+        if paths:
+            raise UsageError("--mask is for one study; rows of a manifest have the columns gland_mask and so on")
         return predict_manifest(LesionClassifier.from_pretrained(model), manifest, strict=strict)
-    volume = read_volume(str(study), spacing_mm_zyx=numbers(spacing, "--spacing") if spacing else None)
+    apart = numbers(spacing, "--spacing") if spacing else None
+    volume = read_volume(str(study), spacing_mm_zyx=apart)
+    masks = read_masks(paths, volume, spacing_mm_zyx=apart)
     place = numbers(position, "--position") if position else None
     classifier = LesionClassifier.from_pretrained(model)
     made = predict_volume(
-        classifier, volume, place, load_guard(), is_crop=volume.shape_zyx[0] == 1, strict=strict
+        classifier, volume, place, load_guard(), masks=masks, is_crop=volume.shape_zyx[0] == 1, strict=strict
     )  # fmt: skip
     return [StudyPrediction("", "", made)]
 

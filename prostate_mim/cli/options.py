@@ -59,6 +59,21 @@ LearningRate = Annotated[float | None, Option(help="Peak of the schedule.", show
 Objective = Annotated[
     str | None, Option(help="mim (masked image modelling) or simclr (contrastive).", show_default="mim")
 ]
+Masks = Annotated[
+    list[str] | None,
+    Option("--mask", help="name=file: gland, lesion or zone (1 PZ, 2 TZ), for a model that looks at it; repeatable."),
+]
+Begin = Annotated[
+    str | None,
+    Option(
+        help="Weights before the first step: random, imagenet, imagenet-centre, medicalnet or release.",
+        show_default="random",
+    ),
+]
+BeginSource = Annotated[
+    str | None,
+    Option(help="The release (name or folder), or the file of weights, that --begin needs.", show_default="none"),
+]
 MethodName = Annotated[
     str | None,
     Option(

@@ -70,6 +70,8 @@ _LOOP = {
 PRETRAIN = {
     "architecture": Sets("architecture"),
     "objective": Sets("objective"),
+    "begin": Sets("begin"),
+    "begin_source": Sets("begin_source", str),
     "name": Sets("name"),
     "method": Sets("method", _method),
     "strategy": Sets("method.strategy"),

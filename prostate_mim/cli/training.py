@@ -26,6 +26,8 @@ def pretrain_command(
     accumulate: o.Accumulate = None,
     learning_rate: o.LearningRate = None,
     objective: o.Objective = None,
+    begin: o.Begin = None,
+    begin_source: o.BeginSource = None,
     method: o.MethodName = None,
     strategy: o.Strategy = None,
     mask_ratio: o.MaskRatio = None,

@@ -18,7 +18,7 @@ from prostate_mim.spec import InputSpec
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2  # 1: embeddings pooled around the middle of cells, not around where they look
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 DECODER = "decoder.safetensors"
@@ -209,8 +209,13 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise IntegrityError(f"{path}: expected exactly the keys {sorted(_CONFIG_KEYS)}, found {found}")
     texts = ("kind", "name", "architecture", "weights_dtype", "library_version")
     typed = all(isinstance(config[key], str) for key in texts) and isinstance(config["details"], dict)
-    if config["format"] != FORMAT or config["kind"] not in KINDS or not typed:
-        raise IntegrityError(f"{path}: format {config['format']!r}, kind {config['kind']!r} are not of this version")
+    if config["format"] != FORMAT:
+        raise IntegrityError(
+            f"{path}: a release of format {config['format']!r}; this version of prostate-mim reads format {FORMAT}. "
+            f"It was written by prostate-mim {str(config['library_version'])[:40]}: load it there, or get it made anew"
+        )
+    if config["kind"] not in KINDS or not typed:
+        raise IntegrityError(f"{path}: kind {config['kind']!r} or the type of another value is not of this version")
     return config
 
 

@@ -104,6 +104,10 @@ class ConvNextBlock(nn.Module):
         return features + change
 
 
+# Kernels as wide as their strides: a cell looks at the middle of its voxels.
+_BEGINS_ZYX = ((0.0, 0.5, 0.5), (0.0, 1.5, 1.5), (0.5, 3.5, 3.5), (1.5, 7.5, 7.5))
+
+
 def _convnext(channels: tuple[int, ...], depths: tuple[int, ...]) -> StageChain:
     stages: list[nn.Module] = []
     inputs = 1
@@ -113,7 +117,7 @@ def _convnext(channels: tuple[int, ...], depths: tuple[int, ...]) -> StageChain:
         entry = [strided, ChannelLayerNorm(outputs)] if inputs == 1 else [ChannelLayerNorm(inputs), strided]
         stages.append(nn.Sequential(*entry, *(ConvNextBlock(outputs) for _ in range(depth))))
         inputs = outputs
-    encoder = StageChain(stages, PYRAMID_ZYX, channels)
+    encoder = StageChain(stages, PYRAMID_ZYX, channels, _BEGINS_ZYX)
     for module in encoder.modules():
         if isinstance(module, nn.Conv3d) and module.bias is not None:
             nn.init.trunc_normal_(module.weight, std=_INITIAL_DEVIATION)

@@ -13,6 +13,10 @@ def densenet121() -> DenseNetEncoder:
     return DenseNetEncoder()
 
 
+# Transitions average two voxels by two: half a stride of what came before, each time.
+_BEGINS_ZYX = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.5, 2.0, 2.0), (1.5, 6.0, 6.0))
+
+
 class DenseNetEncoder(Encoder):
     """MONAI's DenseNet121 without its head.
 
@@ -22,7 +26,7 @@ class DenseNetEncoder(Encoder):
     """
 
     def __init__(self) -> None:
-        super().__init__(PYRAMID_ZYX, (64, 256, 512, 1024))
+        super().__init__(PYRAMID_ZYX, (64, 256, 512, 1024), _BEGINS_ZYX)
         parts: nn.Sequential = DenseNet121(spatial_dims=3, in_channels=1, out_channels=1).features
         for name, stride in zip(("conv0", "pool0"), PYRAMID_ZYX, strict=False):
             vars(parts.get_submodule(name))["stride"] = stride

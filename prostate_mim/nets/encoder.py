@@ -15,10 +15,25 @@ PYRAMID_ZYX = ((1, 2, 2), (1, 2, 2), (2, 2, 2), (2, 2, 2))
 
 @dataclass(frozen=True)
 class StageInfo:
-    """One resolution of an encoder: its channels and its cumulative stride in input voxels (z, y, x)."""
+    """One resolution of an encoder.
+
+    Attributes:
+        channels: C of its (N, C, d, h, w).
+        stride_zyx: cumulative stride, in input voxels.
+        begin_zyx: the input voxel that the first cell looks at; cell k looks k strides on. It is not the middle of the
+            voxels that a cell replaces: a convolution with kernel 3, stride 2 and one voxel of padding looks at voxels
+            2k - 1 to 2k + 1, so that after strides of 16 a cell lies 7.5 voxels before the middle of its share of the
+            image. Where kernels are as wide as their strides it is the middle (Araujo et al. 2019, section 2).
+    """
 
     channels: int
     stride_zyx: tuple[int, int, int]
+    begin_zyx: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def middle(self, axis: int, count: int) -> float:
+        """Where the middle of the input lies, in cells, along one of z, y, x with ``count`` cells."""
+        stride = self.stride_zyx[axis]
+        return ((count * stride - 1) / 2 - self.begin_zyx[axis]) / stride
 
 
 # (number of the resolution, its features) -> the features that go on to the next resolution.
@@ -36,20 +51,27 @@ class Encoder(nn.Module):
     Args:
         strides_zyx: stride of each resolution relative to the one before (the first: to the input).
         channels: channels of the features at each resolution.
+        begins_zyx: see ``StageInfo``; 0 everywhere if None, which is right for odd kernels padded by half.
 
     Attributes:
         in_channels: C of the input; 1 until ``stem.widen_stem`` makes it more.
         stage_info: what each resolution is.
     """
 
-    def __init__(self, strides_zyx: Sequence[tuple[int, int, int]], channels: Sequence[int]) -> None:
+    def __init__(
+        self,
+        strides_zyx: Sequence[tuple[int, int, int]],
+        channels: Sequence[int],
+        begins_zyx: Sequence[tuple[float, float, float]] | None = None,
+    ) -> None:
         super().__init__()
         self.in_channels = 1
+        begins = begins_zyx or [(0.0, 0.0, 0.0)] * len(channels)
         infos: list[StageInfo] = []
         z = y = x = 1
-        for count, (dz, dy, dx) in zip(channels, strides_zyx, strict=True):
+        for count, (dz, dy, dx), begin in zip(channels, strides_zyx, begins, strict=True):
             z, y, x = z * dz, y * dy, x * dx
-            infos.append(StageInfo(count, (z, y, x)))
+            infos.append(StageInfo(count, (z, y, x), begin))
         self.stage_info: tuple[StageInfo, ...] = tuple(infos)
 
     @property
@@ -74,6 +96,7 @@ class StageChain(Encoder):
         stages: modules applied in order; stage k maps (N, C[k-1], ...) to (N, C[k], ...).
         strides_zyx: stride of each stage relative to the one before.
         channels: output channels of each stage.
+        begins_zyx: as of ``Encoder``.
     """
 
     def __init__(
@@ -81,8 +104,9 @@ class StageChain(Encoder):
         stages: Sequence[nn.Module],
         strides_zyx: Sequence[tuple[int, int, int]],
         channels: Sequence[int],
+        begins_zyx: Sequence[tuple[float, float, float]] | None = None,
     ) -> None:
-        super().__init__(strides_zyx, channels)
+        super().__init__(strides_zyx, channels, begins_zyx)
         self.stages = nn.ModuleList(stages)
 
     def forward(self, voxels: Tensor, between: Between = unchanged) -> list[Tensor]:

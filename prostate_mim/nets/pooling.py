@@ -18,8 +18,9 @@ class CentrePool(nn.Module):
     """Centre-weighted mean of the three coarsest stages and centre-weighted deviation of all but the coarsest.
 
     Crops are centred on the lesion, which fills a small part of them; a plain mean would drown it. The weight is a
-    Gaussian in mm, so that it means the same at every spacing and crop size. The deviation tells homogeneous lesions
-    from textured ones; cells of the coarsest stage are wider than the Gaussian, so it has none.
+    Gaussian in mm, so that it means the same at every spacing and crop size, of the distance between the crop's middle
+    and where a cell looks (``StageInfo.begin_zyx``). The deviation tells homogeneous lesions from textured ones; cells
+    of the coarsest stage are wider than the Gaussian, so it has none.
 
     Args:
         stages: all stages of the encoder.
@@ -61,7 +62,7 @@ class CentrePool(nn.Module):
             count = values.shape[axis]
             step = stage.stride_zyx[axis - 2] * self.spacing_mm_zyx[axis - 2]
             place = torch.arange(count, device=values.device, dtype=values.dtype)
-            weight = torch.exp(-0.5 * ((place - (count - 1) / 2) * (step / self.sigma_mm)) ** 2)
+            weight = torch.exp(-0.5 * ((place - stage.middle(axis - 2, count)) * (step / self.sigma_mm)) ** 2)
             values = torch.tensordot(values, weight / weight.sum(), dims=([axis], [0]))
         return values
 

@@ -10,10 +10,12 @@ from prostate_mim.engine.augment import Augmentation
 from prostate_mim.engine.settings import LoopConfig
 from prostate_mim.errors import UsageError
 from prostate_mim.health import HealthConfig
+from prostate_mim.initialisations import INITIALISATIONS
 from prostate_mim.mim import METHODS, Method
 from prostate_mim.spec import InputSpec
 
 MIM, SIMCLR = "mim", "simclr"
+RANDOM = "random"
 OBJECTIVES = (MIM, SIMCLR)
 # What each objective does not look at; the other one's way of training.
 _UNUSED = {
@@ -43,6 +45,8 @@ class PretrainConfig:
         objective: ``mim`` (masked image modelling) or ``simclr`` (contrastive). The latter looks at ``contrastive``
             and not at method, blocks, masks_per_crop and augmentation.
         contrastive: how two views of a study are made and compared. ``loop.batch`` counts views, two a study.
+        begin: key of ``initialisations.INITIALISATIONS``: the encoder's weights before the first step.
+        begin_source: what that needs: a release, or a file of weights.
     """
 
     architecture: str = "resenc-s"
@@ -59,6 +63,8 @@ class PretrainConfig:
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(health_every=100))
     objective: str = MIM
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+    begin: str = RANDOM
+    begin_source: str = ""
 
     def __post_init__(self) -> None:
         if any(room < n for room, n in zip(self.region_zyx, self.spec.size_zyx, strict=True)):
@@ -76,21 +82,8 @@ class PretrainConfig:
                 f"spec.channels is {self.spec.channels}; pretraining sees the image alone: masks are added to the "
                 "classifier's spec, where the pretrained stem is widened"
             )
-        if self.objective == SIMCLR:
-            self._check_contrastive()
-
-    def _check_contrastive(self) -> None:
-        batch = self.loop.batch
-        if batch < _FEWEST_VIEWS or batch % 2:
-            raise UsageError(
-                f"loop.batch is {batch}; objective simclr needs an even number of at least {_FEWEST_VIEWS} views, two "
-                "of each study"
-            )
-        if self.loop.accumulate > 1:
-            raise UsageError(
-                f"loop.accumulate is {self.loop.accumulate}; a contrastive step cannot be divided, because every view "
-                "is compared with all others: use 1, and a smaller batch if memory is short"
-            )
+        if self.begin not in INITIALISATIONS:
+            raise UsageError(f"begin {self.begin!r} is unknown; choose {', '.join(INITIALISATIONS)}")
 
     @property
     def release_name(self) -> str:
@@ -106,6 +99,7 @@ class PretrainConfig:
     def used(self, values: dict[str, Any]) -> dict[str, Any]:
         """Of this configuration's plain values those that its objective looks at.
 
-        Those of ``mim`` do not name it: they are as they were before there was another.
+        Those of ``mim`` do not name it: they are as they were before there was another. The same goes for ``begin``.
         """
-        return {name: value for name, value in values.items() if name not in _UNUSED[self.objective]}
+        unused = (*_UNUSED[self.objective], *(("begin", "begin_source") if self.begin == RANDOM else ()))
+        return {name: value for name, value in values.items() if name not in unused}

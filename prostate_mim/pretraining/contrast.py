@@ -12,7 +12,7 @@ from prostate_mim.engine.runs import region_of
 from prostate_mim.engine.seeding import derive_seed
 from prostate_mim.errors import UsageError
 from prostate_mim.manifest import Manifest
-from prostate_mim.nets import build_encoder
+from prostate_mim.pretraining.beginning import make_encoder
 from prostate_mim.pretraining.config import PretrainConfig
 from prostate_mim.store import PreparedRow
 
@@ -20,7 +20,7 @@ from prostate_mim.store import PreparedRow
 def make_contrastive(config: PretrainConfig) -> ContrastiveModel:
     """The untrained model of a configuration: the same weights for the same seed, the encoder's those of ``mim``."""
     torch.manual_seed(derive_seed(config.loop.seed, "weights"))
-    encoder = build_encoder(config.architecture, len(config.spec.channels))
+    encoder = make_encoder(config)
     return synchronise_norms(ContrastiveModel(encoder, config.contrastive, config.spec.spacing_mm_zyx))
 
 

@@ -25,11 +25,9 @@ from prostate_mim.errors import UsageError
 from prostate_mim.files import sha256_of
 from prostate_mim.health.report import write_report
 from prostate_mim.hub.release import WEIGHTS
-from prostate_mim.hub.studies import Studies, study_key
-from prostate_mim.leaks import StudyHashes
 from prostate_mim.manifest import Manifest, read_manifest
 from prostate_mim.mim import BlockGrid, MaskedImageModel
-from prostate_mim.nets import build_encoder
+from prostate_mim.pretraining.beginning import make_encoder, studies_seen
 from prostate_mim.pretraining.config import SIMCLR, PretrainConfig
 from prostate_mim.pretraining.contrast import check_contrastive, contrastive_task, make_contrastive, pairs_of
 from prostate_mim.pretraining.task import MimTask
@@ -116,7 +114,7 @@ def make_model(config: PretrainConfig) -> MaskedImageModel:
             the parts of the method do not go together.
     """
     torch.manual_seed(derive_seed(config.loop.seed, "weights"))
-    encoder = synchronise_norms(build_encoder(config.architecture))
+    encoder = synchronise_norms(make_encoder(config))
     spec = config.spec
     grid = BlockGrid.from_mm(config.block_mm_zyx, spec.spacing_mm_zyx, spec.size_zyx, encoder.total_stride_zyx)
     path = "dense" if config.loop.compile else "auto"  # rows differ in number from step to step: nothing to compile
@@ -154,7 +152,7 @@ def _task(config: PretrainConfig, prepared: PreparedManifest, run: Path, observe
 def _identity(config: PretrainConfig, data: str) -> dict[str, Any]:
     """What a resumed run must have in common with the one before; the loop adds its own part."""
     values = config.used(config_to_dict(config))
-    for name in ("loop", "health", "watch"):  # how one looks changes nothing
+    for name in ("loop", "health", "watch", "begin_source"):  # how one looks, and where files lie, changes nothing
         values.pop(name, None)
     return {"task": "pretrain", "data": data, **values}
 
@@ -174,7 +172,8 @@ def _report(run: Path, state: str) -> None:
 
 def _publish(weights: dict[str, Tensor], config: PretrainConfig, prepared: PreparedManifest, run: Path) -> None:
     training = {**config.used(config_to_dict(config)), "studies": len(prepared.rows), "name": config.release_name}
-    training.pop("watch", None)  # a path
+    for path in ("watch", "begin_source"):
+        training.pop(path, None)
     details: dict[str, Any] = {"training": training}
     trained = make_contrastive(config) if config.objective == SIMCLR else make_model(config)
     trained.load_state_dict(weights, strict=True)
@@ -183,8 +182,7 @@ def _publish(weights: dict[str, Tensor], config: PretrainConfig, prepared: Prepa
         details["mim"], decoder = mim_details(trained, config.spec), trained.reconstructor()
     model = PreMIM(config.architecture, config.spec, name=config.release_name, details=details)
     model.encoder.load_state_dict(trained.encoder.state_dict(), strict=True)
-    hashes = prepared.voxel_hashes.values()
-    model.studies = Studies(pretraining=StudyHashes.make(hashes, study_key(model.encoder.state_dict())))
+    model.studies = studies_seen(config, prepared.voxel_hashes.values(), model.encoder.state_dict())
     release = model.eval().save_pretrained(run / "release", decoder=decoder)
     finish_record(run, step=config.loop.steps, weights_sha256=sha256_of(release / WEIGHTS))
     write_report(run)

@@ -1,6 +1,6 @@
 """Frozen features at voxels: every stage is read where the voxel lies, between its cells by linear interpolation.
 
-A cell lies where it looks (``nets.cells``), which for most encoders is not the middle of its share of the window.
+A cell lies where it looks (``StageInfo.begin_zyx``), for most encoders beside the middle of its share of the window.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional
 from prostate_mim.encoder import PreMIM
 from prostate_mim.errors import TrainingError
 from prostate_mim.health.windows import Window
-from prostate_mim.nets.cells import cell_centres
+from prostate_mim.nets import StageInfo
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int_]
@@ -37,16 +37,15 @@ def voxel_features(encoder: PreMIM, windows: Sequence[Window], places: Sequence[
         TrainingError: a feature is not finite.
     """
     encoder.eval()
-    centres = cell_centres(encoder.encoder)[-stages:]
-    strides = [info.stride_zyx for info in encoder.encoder.stage_info[-stages:]]
+    infos = encoder.encoder.stage_info[-stages:]
     found: list[Floats] = []
     for first in range(0, len(windows), _BATCH):
         part = windows[first : first + _BATCH]
         given = encoder(_batch(part))[-stages:]
         for index in range(len(part)):
             read = []
-            for stage, begin, stride in zip(given, centres, strides, strict=True):
-                at = _grid(places[first + index], begin, stride, tuple(stage.shape[2:]))
+            for stage, info in zip(given, infos, strict=True):
+                at = _grid(places[first + index], info, tuple(stage.shape[2:]))
                 read.append(_sample(stage[index : index + 1].float(), at))
             found.append(_finite(np.concatenate(read, 1)))
     return found
@@ -76,17 +75,14 @@ def _batch(windows: Sequence[Window]) -> Tensor:
     return torch.from_numpy(np.stack([window.voxels for window in windows])[:, None])
 
 
-def _grid(
-    places: Ints, begin_zyx: tuple[float, float, float], stride_zyx: tuple[int, int, int], cells: tuple[int, ...]
-) -> Tensor:
+def _grid(places: Ints, info: StageInfo, cells: tuple[int, ...]) -> Tensor:
     """(V, 3) voxels -> (1, V, 1, 1, 3) in grid_sample's terms: x, y, z; -1 and 1 are the stage's borders.
 
     Args:
-        begin_zyx: the voxel that the first cell lies at.
-        stride_zyx: voxels from cell to cell.
+        info: of the stage.
         cells: of the stage, along z, y, x.
     """
-    cell = (places - np.asarray(begin_zyx)) / np.asarray(stride_zyx)
+    cell = (places - np.asarray(info.begin_zyx)) / np.asarray(info.stride_zyx)
     at = (cell + 0.5) / np.asarray(cells) * 2 - 1
     return torch.from_numpy(np.ascontiguousarray(at[:, ::-1], np.float32))[None, :, None, None]
 

@@ -17,7 +17,7 @@ def over_voxels(
 
     Args:
         cells: (d, h, w).
-        centre_zyx: of the first cell, in voxels; as ``nets.cells.cell_centres``.
+        centre_zyx: of the first cell, in voxels; as ``StageInfo.begin_zyx``.
         stride_zyx: voxels from cell to cell.
         size_zyx: voxels of the result.
 

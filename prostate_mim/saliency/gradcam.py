@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from prostate_mim.classifier import LesionClassifier
 from prostate_mim.errors import UsageError
-from prostate_mim.nets.cells import cell_centres
 from prostate_mim.nets.encoder import Encoder, unchanged
 from prostate_mim.nets.modes import evaluating
 from prostate_mim.saliency.cells import FloatArray, over_voxels
@@ -59,11 +58,11 @@ def gradcam(model: LesionClassifier, batch: Tensor, stage: int = -1, *, each_cel
     """
     encoders = encoders_of(model)
     number = stage_number(encoders[0], stage)
-    info, centre = encoders[0].stage_info[number], cell_centres(encoders[0])[number]
+    info = encoders[0].stage_info[number]
 
     def upsampler(size: Any) -> Any:
         return lambda cells: torch.from_numpy(
-            over_voxels(cells[0, 0].detach().cpu().numpy(), centre, info.stride_zyx, size)
+            over_voxels(cells[0, 0].detach().cpu().numpy(), info.begin_zyx, info.stride_zyx, size)
         )
 
     total = np.zeros(tuple(batch.shape[2:]), np.float32)

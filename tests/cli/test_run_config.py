@@ -58,6 +58,8 @@ GIVEN = {
     "loss": ("l1", "method.losses", (("l1", 1.0),)),
     "steps": (7, "loop.steps", 7),
     "objective": ("simclr", "objective", "simclr"),
+    "begin": ("release", "begin", "release"),
+    "begin_source": ("resenc-s.mim-t2w", "begin_source", "resenc-s.mim-t2w"),
     "batch": (4, "loop.batch", 4),
     "accumulate": (2, "loop.accumulate", 2),
     "learning_rate": (0.5, "loop.learning_rate", 0.5),

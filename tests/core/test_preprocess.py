@@ -279,6 +279,29 @@ def test_coarser_grids_do_not_alias(monkeypatch):
     assert np.abs(resample(volume, spec).voxels).max() > 0.9  # negative control
 
 
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("spec", [InputSpec((3.0, 0.5, 0.5), (4, 16, 16)), InputSpec((2.0, 0.7, 0.4), (5, 15, 16))])
+def test_the_middle_of_a_larger_region_is_the_crop(spacing: tuple[float, float, float], spec: InputSpec) -> None:
+    """Training cuts crops from stored regions, prediction from the volume: the same grid, voxel for voxel."""
+    volume = phantom(spacing)
+    centre = np.asarray(volume.centre_mm_lps) + np.array([0.37, -1.21, 0.9])
+    crop = resample(volume, spec, centre)
+    z, y, x = spec.size_zyx
+    region = resample(volume, spec, centre, (z + 2, y + 12, x + 4))
+    middle = (slice(1, 1 + z), slice(6, 6 + y), slice(2, 2 + x))
+    np.testing.assert_allclose(region.voxels[middle], crop.voxels, atol=1e-3)
+    np.testing.assert_array_equal(region.inside[middle], crop.inside)
+    start = region.geometry.index_to_position(np.array([1.0, 6.0, 2.0]))
+    np.testing.assert_allclose(start, crop.geometry.index_to_position(np.zeros(3)), atol=1e-9)
+
+
+def test_grids_begun_at_their_own_first_voxel_would_differ() -> None:
+    """The control, in numbers: 0.7 mm voxels, 0.5 mm grid; sizes 16 and 28 rounded each for itself are 0.29 apart."""
+    scale, centre = 0.5 / 0.7, 20.3
+    first = {size: np.floor(centre - scale * (size - 1) / 2 + 0.5) for size in (16, 28)}
+    assert abs(first[28] + 6 * scale - first[16]) > 0.1
+
+
 def _golden() -> tuple[np.ndarray, np.ndarray, InputSpec, Callable[[np.ndarray], np.ndarray]]:
     found = importlib.util.spec_from_file_location("make_preprocess_golden", GOLDEN / "make_preprocess_golden.py")
     script = importlib.util.module_from_spec(found)

@@ -321,3 +321,39 @@ def test_rounded_blocks_are_reported(phantoms: Path, tmp_path: Path, capsys: pyt
     with pytest.raises(UsageError, match="has no size"):
         pretrain(phantoms.parent / "studies.csv", tmp_path / "none", replace(chosen, block_mm_zyx=(0.0, 8.0, 8.0)))
     assert not (tmp_path / "none").exists()
+
+
+def test_it_goes_on_from_a_release(phantoms: Path, tmp_path: Path) -> None:
+    """The first weights are the release's, and the studies of both are in the list; the control begins at random."""
+    first, second = phantoms.with_name("studies.csv"), tmp_path / "two.csv"
+    rows = first.read_text().splitlines()
+    again = [
+        ",".join(str(phantoms.parent / cell) if (phantoms.parent / cell).is_file() else cell for cell in row.split(","))
+        for row in rows
+    ]
+    second.write_text("\n".join([again[0], *again[3:]]) + "\n")
+    plain = config(vary("topdown", **HALF))
+    (tmp_path / "one.csv").write_text("\n".join(again[:3]) + "\n")
+    release = pretrain(tmp_path / "one.csv", tmp_path / "a", plain)
+    before = PreMIM.from_pretrained(release)
+    going_on = replace(plain, begin="release", begin_source=str(release))
+    given, random = (make_model(each).encoder.state_dict() for each in (going_on, plain))
+    assert all(torch.equal(value, given[key]) for key, value in before.encoder.state_dict().items())
+    assert any(not torch.equal(value, given[key]) for key, value in random.items())
+    after = PreMIM.from_pretrained(pretrain(second, tmp_path / "b", going_on))
+    assert before.studies.pretraining is not None and after.studies.pretraining is not None
+    assert len(before.studies.pretraining.digests) == 2
+    assert len(after.studies.pretraining.digests) == 4
+    assert before.studies.pretraining.digests < after.studies.pretraining.digests
+    assert after.details["training"]["begin"] == "release"
+    assert "begin_source" not in after.details["training"]  # a path
+    assert "begin" not in before.details["training"]
+
+
+def test_beginnings_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(UsageError, match="begin 'imagnet' is unknown"):
+        config(METHODS["fcmae"], begin="imagnet")
+    with pytest.raises(UsageError, match="random weights need none"):
+        make_model(config(METHODS["fcmae"], begin_source="x"))
+    with pytest.raises(UsageError, match="does not exist for resenc-s"):
+        make_model(config(METHODS["fcmae"], begin="imagenet"))

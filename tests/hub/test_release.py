@@ -272,7 +272,9 @@ def test_weights_of_another_network(release: Path) -> None:
     [
         (lambda config: config.update(surprise=1), "surprise"),
         (lambda config: config.pop("details"), "expected exactly the keys"),
-        (lambda config: config.update(format=2), "format 2"),
+        (lambda config: config.update(format=1), "release of format 1; this version of prostate-mim reads format 2"),
+        (lambda config: config.update(format=3, library_version="9.9"), "written by prostate-mim 9.9"),
+        (lambda config: config.update(format="2"), "release of format '2'"),
         (lambda config: config.update(kind="segmenter"), "segmenter"),
         (lambda config: config.update(name=None), "not of this version"),
         (lambda config: config.update(details=[]), "not of this version"),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,7 @@ from prostate_mim.studies import MASKS, open_all
 
 SPEC = dataclasses.replace(WIDE.with_size((8, 32, 32)), single_slice="repeat")
 ARCHITECTURE = "resenc-s"
+ROOT = Path(__file__).resolve().parents[2]
 PLACE = (3.0, 11.0, 27.0)
 ONE_SLICE = dataclasses.replace(GEOMETRY, origin_mm_lps=(-3.0, 5.0, 29.0))  # the third slice of the studies
 
@@ -63,6 +67,28 @@ def test_torch_and_onnx_agree_with_masks(model, exported):
         for name in MASKS:  # the control: an input that is not looked at would change nothing
             other = {**all_masks(), name: all_masks()["lesion" if name != "lesion" else "gland"]}
             assert deployed.predict(masks=other, **given).probability != found
+
+
+def test_the_command_line_and_the_kit_take_masks(model, release, exported, tmp_path):
+    """``--mask NAME=FILE``: the same probability; a missing, unnamed or repeated mask is one line and its exit code."""
+    paths = {name: str(tmp_path / cell) for name, cell in write_study(tmp_path).items()}
+    masks = [f"--mask={name}={paths[f'{name}_mask']}" for name in ("gland", "lesion", "zone")]
+    place = ["--position", " ".join(map(str, PLACE))]
+    commands = {
+        "predict": [sys.executable, "-m", "prostate_mim", "predict", paths["t2w"], "--model", release, "--json"],
+        "kit": [sys.executable, ROOT / "export/run_study.py", "--model", exported, paths["t2w"], "--device", "cpu"],
+    }
+    expected = model.predict(image(), PLACE, masks=all_masks()).probability
+    wrong = {"predict": (9, masks[:2]), "kit": (2, [*masks, masks[0]])}
+    for name, command in commands.items():
+        ran = subprocess.run([*map(str, command), *place, *masks], capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+        assert json.loads(ran.stdout)["probability"] == pytest.approx(expected, abs=1e-4), name
+        code, given = wrong[name]
+        ran = subprocess.run([*map(str, command), *place, *given], capture_output=True, text=True)
+        assert ran.returncode == code, ran.stderr
+        assert len(ran.stderr.strip().splitlines()) == 1
+        assert ran.stdout == ""
 
 
 def test_onnx_refuses_a_missing_mask_by_name(model, exported):

@@ -10,7 +10,13 @@ import torch
 from prostate_mim.nets.encoder import StageInfo
 from prostate_mim.nets.pooling import POOLINGS, CentrePool, MeanPool
 
-STAGES = (StageInfo(2, (1, 2, 2)), StageInfo(3, (1, 4, 4)), StageInfo(5, (2, 8, 8)), StageInfo(7, (4, 16, 16)))
+# Cells that look at the middle of their voxels, as of kernels as wide as their strides.
+STAGES = (
+    StageInfo(2, (1, 2, 2), (0.0, 0.5, 0.5)),
+    StageInfo(3, (1, 4, 4), (0.0, 1.5, 1.5)),
+    StageInfo(5, (2, 8, 8), (0.5, 3.5, 3.5)),
+    StageInfo(7, (4, 16, 16), (1.5, 7.5, 7.5)),
+)
 SPACING = (3.0, 0.5, 0.5)
 
 
@@ -38,6 +44,20 @@ def test_weight_falls_as_a_gaussian_in_mm() -> None:
         values[1][:, 0, 4, 4, x] = 1
         seen.append(float(pool(values)[0, 0]))
     assert seen[1] / seen[0] == pytest.approx(math.exp(-0.5 * (3**2 - 1**2) / 5**2), rel=1e-5)
+
+
+def test_weight_follows_where_cells_look() -> None:
+    """Cells of kernel 3 and stride 4 look at voxels 0, 4, ...: the middle of 32 voxels, 15.5, is cell 3.875.
+
+    The cells before and after it, 3 and 4, are 1.75 and 0.25 mm away, where middles of shares would be 1 and 1 mm.
+    """
+    pool = CentrePool([StageInfo(s.channels, s.stride_zyx) for s in STAGES], SPACING)
+    seen = []
+    for x in (3, 4):
+        values = features()
+        values[1][:, 0, 4, 4, x] = 1
+        seen.append(float(pool(values)[0, 0]))
+    assert seen[0] / seen[1] == pytest.approx(math.exp(-0.5 * (1.75**2 - 0.25**2) / 5**2), rel=1e-5)
 
 
 def test_deviation_by_hand() -> None:

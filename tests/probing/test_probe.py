@@ -13,7 +13,8 @@ import torch
 from prostate_mim.encoder import PreMIM
 from prostate_mim.errors import ManifestError, UsageError
 from prostate_mim.health.windows import Window
-from prostate_mim.probing import ProbeResult, ProbeTask, features, run_probe
+from prostate_mim.nets import StageInfo
+from prostate_mim.probing import ProbeResult, ProbeTask, run_probe
 from prostate_mim.probing.data import ask, shuffled
 from prostate_mim.probing.features import _grid, _sample, voxel_features
 from prostate_mim.probing.fit import best_threshold, choose_penalty, dice, fit
@@ -177,9 +178,9 @@ def test_features_are_read_where_the_cell_looks() -> None:
     """
     stage = torch.arange(4.0).view(1, 1, 1, 1, 4).expand(1, 1, 2, 4, 4)
     places = np.array([[3, 5, 9], [0, 0, 0], [0, 0, 15]])
-    read = _sample(stage, _grid(places, (0.0, 0.0, 0.0), (4, 4, 4), (2, 4, 4)))
+    read = _sample(stage, _grid(places, StageInfo(1, (4, 4, 4)), (2, 4, 4)))
     assert read[:, 0] == pytest.approx([2.25, 0.0, 3.0])  # beyond the outermost cell its value is kept
-    middle = _sample(stage, _grid(places, (1.5, 1.5, 1.5), (4, 4, 4), (2, 4, 4)))
+    middle = _sample(stage, _grid(places, StageInfo(1, (4, 4, 4), (1.5, 1.5, 1.5)), (2, 4, 4)))
     assert middle[0, 0] == pytest.approx(1.875)
 
 
@@ -200,13 +201,19 @@ def drift(encoder: PreMIM) -> float:
 
 
 @pytest.mark.parametrize("name", ["resenc-s", "effnet-lite0", "convnext-a"])
-def test_a_bright_place_is_read_at_its_own_place(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bright_place_is_read_at_its_own_place(name: str) -> None:
     """The control: cells in the middle of their shares are read beside it, but for patches that do not overlap."""
     torch.manual_seed(0)
     encoder = PreMIM(name, InputSpec(SPACING, (8, 64, 64))).eval()
     own = drift(encoder)
-    strides = [info.stride_zyx for info in encoder.encoder.stage_info]
-    monkeypatch.setattr(features, "cell_centres", lambda _: [tuple((n - 1) / 2 for n in s) for s in strides])
+    for number, info in enumerate(encoder.encoder.stage_info):
+        z, y, x = ((n - 1) / 2 for n in info.stride_zyx)
+        middle = dataclasses.replace(info, begin_zyx=(z, y, x))
+        encoder.encoder.stage_info = (
+            *encoder.encoder.stage_info[:number],
+            middle,
+            *encoder.encoder.stage_info[number + 1 :],
+        )
     assert own < 2
     assert name == "convnext-a" or drift(encoder) > own + 1.5
 

@@ -1,4 +1,4 @@
-"""Where in its input a cell of a feature map looks."""
+"""Where a cell of a feature map looks, found by running a network: the oracle of ``StageInfo.begin_zyx``."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""Where a cell looks: by hand, and against the gradient of real encoders."""
+"""Where a cell looks: what encoders say of themselves, against kernels and paddings, and against gradients."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from receptive_fields import cell_centres
 from torch import nn
 
-from prostate_mim.nets import build_encoder
-from prostate_mim.nets.cells import cell_centres
+from prostate_mim.nets import ARCHITECTURES, build_encoder
 from prostate_mim.nets.encoder import StageChain
 from prostate_mim.saliency.cells import over_voxels
 
@@ -36,6 +36,13 @@ def test_centres_by_hand(layers: list[nn.Module], centres: list[float]) -> None:
     assert cell_centres(chain(*layers)) == [(c, c, c) for c in centres]
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_encoder_says_where_its_cells_look(architecture: str) -> None:
+    """The literal numbers are those that kernels, paddings and strides add up to."""
+    encoder = build_encoder(architecture)
+    assert [info.begin_zyx for info in encoder.stage_info] == cell_centres(encoder)
+
+
 @pytest.mark.parametrize("architecture", ["resenc-s", "effnet-lite0", "resnet10", "densenet121", "convnext-a"])
 def test_centres_are_those_of_the_gradient(architecture: str) -> None:
     """With equal positive weights and no norms the middle of what a cell sees is where its gradient is largest.
@@ -58,7 +65,7 @@ def test_centres_are_those_of_the_gradient(architecture: str) -> None:
     encoder(crop)[stage].sum(1)[0, 2, 5, 5].backward()
     assert crop.grad is not None
     seen = crop.grad[0, 0].numpy()
-    expected = np.asarray(cell_centres(encoder)[stage]) + np.array([2, 5, 5]) * stride
+    expected = np.asarray(encoder.stage_info[stage].begin_zyx) + np.array([2, 5, 5]) * stride
     for axis in (1, 2):  # 80 voxels: what lies beyond the border hardly matters
         profile = np.convolve(seen.sum(tuple({0, 1, 2} - {axis})), np.ones(stride[axis] + 1), "same")
         middle = float(np.flatnonzero(profile > 0.999 * profile.max()).mean())
