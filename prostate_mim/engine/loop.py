@@ -22,7 +22,7 @@ from prostate_mim.engine.augment import Augmentation
 from prostate_mim.engine.average import WeightAverage
 from prostate_mim.engine.batch import finish_batch, finish_crops
 from prostate_mim.engine.checkpoint import Checkpoint, load_newest, sweep, write_checkpoint
-from prostate_mim.engine.cpu_bf16 import pad_ahead
+from prostate_mim.engine.cpu_kernels import use_cpu_kernels
 from prostate_mim.engine.data import DrawDataset
 from prostate_mim.engine.early import BestSoFar, EarlyStop
 from prostate_mim.engine.groups import parameter_groups
@@ -144,9 +144,9 @@ class _Training:
         self.settled: dict[str, Any] = dict(checkpoint.state["settled"]) if checkpoint else {}
         self.first = checkpoint.step if checkpoint else 0
         self.score: float | None = None
+        if accelerator.device.type == "cpu":
+            use_cpu_kernels(model, config.precision)
         self._lay_out(model)
-        if config.precision == "bf16" and accelerator.device.type == "cpu":
-            pad_ahead(model)
         if config.compile:
             task.compile(model) if task.compile is not None else model.compile()
         if config.ema and distributed.is_sharded():
