@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,15 +32,14 @@ class ProbeResult:
 
     Attributes:
         patients: (P,) running numbers of the tested patients, in the order of the manifest; equal for equal tasks.
-        values: per-patient metrics, each (P,): ``auroc`` and ``dice`` of voxels, ``correct`` (0 or 1) of centres;
+        values: per-patient metrics, each (P,): ``auroc`` and ``dice`` of voxels; of centres ``correct`` (0 or 1), and
+            ``balanced_accuracy``, the same weighted so that its mean over patients is the mean of the centres' own;
             NaN where a patient's windows hold one class only.
-        pooled: metrics over all tested patients together: ``balanced_accuracy`` of centres.
         penalties: the C chosen for each tested fold.
     """
 
     patients: Ints
     values: Mapping[str, Floats]
-    pooled: Mapping[str, float] = field(default_factory=dict)
     penalties: tuple[float, ...] = ()
 
 
@@ -155,6 +154,7 @@ def _centres(asked: Questions, task: ProbeTask, seed: int, features: _Features) 
         found = fitted.model.classes_[fitted.probabilities(rows[test]).argmax(1)]
         guesses[np.searchsorted(patients, np.flatnonzero(test))] = found
     truth = asked.centres[patients]
-    recalls = [(guesses[truth == centre] == centre).mean() for centre in np.unique(truth)]
     correct = (guesses == truth).astype(float)
-    return ProbeResult(patients, {"correct": correct}, {"balanced_accuracy": float(np.mean(recalls))}, tuple(penalties))
+    _, own, counts = np.unique(truth, return_inverse=True, return_counts=True)
+    balanced = correct * len(truth) / (len(counts) * counts[own])
+    return ProbeResult(patients, {"correct": correct, "balanced_accuracy": balanced}, tuple(penalties))

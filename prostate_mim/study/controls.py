@@ -16,6 +16,7 @@ DUPLICATED = f"{CONTROL}duplicated:"
 """Beginning of the name of an arm whose rows were counted twice; its own name follows."""
 _NARROWER = 0.9
 """Share of the interval's width below which counting rows twice has made it narrower; draws differ by less."""
+_MAIN = ("auroc", "balanced_accuracy")
 
 Row = Mapping[str, Any]
 Verdict = dict[str, Any]
@@ -31,7 +32,11 @@ def verdicts(results: Sequence[Row], tasks: Mapping[str, OpenTask]) -> list[Verd
     Returns:
         name, task, passed (None where it cannot be said) and what: one a control.
     """
-    found = [_covers_chance(row) for row in results if row["arm"].startswith(PERMUTED) and _is_main(row)]
+    found = []
+    for row in results:
+        if row["arm"].startswith(PERMUTED) and _is_main(row):
+            task = tasks.get(row["task"])
+            found.append(_covers_chance(row, 0.5 if task is None else task.chance))
     for row in results:
         if row["arm"].startswith(DUPLICATED) and _is_main(row):
             found.append(_as_wide(row, _original(row, results)))
@@ -39,17 +44,18 @@ def verdicts(results: Sequence[Row], tasks: Mapping[str, OpenTask]) -> list[Verd
 
 
 def _is_main(row: Row) -> bool:
-    """AUROC of all rows, all seeds together, at the level at which the task's rows are."""
-    main = row["metric"] == "auroc" and row["seed"] == ALL and row["subset"] == "all"
+    """AUROC, or of centres balanced accuracy, of all rows, all seeds together, at the level of the task's rows."""
+    main = row["metric"] in _MAIN and row["seed"] == ALL and row["subset"] == "all"
     return bool(main and (row["level"] == "lesion" or row["mode"] == "probe"))
 
 
-def _covers_chance(row: Row) -> Verdict:
+def _covers_chance(row: Row, chance: float) -> Verdict:
     low, high = row["low"], row["high"]
     known = low is not None and high is not None
     shown = f"[{low:.3f}, {high:.3f}]" if known else "undefined"
-    passed = bool(low <= 0.5 <= high) if known else None
-    return _verdict(row, passed, f"AUROC with shuffled labels {shown}; expected to cover 0.5")
+    passed = bool(low <= chance <= high) if known else None
+    name = "AUROC" if row["metric"] == "auroc" else row["metric"].replace("_", " ")
+    return _verdict(row, passed, f"{name} with shuffled labels {shown}; expected to cover {chance:g}")
 
 
 def _original(row: Row, results: Sequence[Row]) -> Row | None:

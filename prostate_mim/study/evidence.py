@@ -35,7 +35,7 @@ Row = Mapping[str, Any]
 REFERENCES = ("random", "imagenet")
 """Initialisations that the others are drawn against, in this order."""
 
-_METRICS = ("auroc", "correct", "dice", "average_precision")  # the first one that was computed leads
+_METRICS = ("auroc", "balanced_accuracy", "dice", "average_precision")  # the first one that was computed leads
 _MODES = ("linear", "attentive", "full")
 _SPANNED = ("arm", "fraction", "level", "metric", "subset", "seed")
 _LEVELS = ("lesion", "study", "patient")

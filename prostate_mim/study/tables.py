@@ -26,8 +26,8 @@ from prostate_mim.study.wording import (
 
 MARKDOWN, LATEX = "table.md", "table.tex"
 MAIN_METRICS = (
-    "auroc", "dice", "correct", "average_precision", "sensitivity_at_specificity_90", "specificity_at_sensitivity_90",
-    "brier", "ece",
+    "auroc", "dice", "balanced_accuracy", "correct", "average_precision", "sensitivity_at_specificity_90",
+    "specificity_at_sensitivity_90", "brier", "ece",
 )  # fmt: skip
 _CHANCE = 0.5
 PERMUTED = f"{CONTROL}permuted:"

@@ -21,7 +21,7 @@ from prostate_mim.finetuning.regions import JITTER_ZYX
 from prostate_mim.folds import assign_folds
 from prostate_mim.manifest import Manifest, read_manifest
 from prostate_mim.store import PreparedManifest
-from prostate_mim.study.config import LESIONS, TaskConfig
+from prostate_mim.study.config import CENTRES, LESIONS, TaskConfig
 
 Ints = npt.NDArray[np.int64]
 ALL_FOLDS = -1
@@ -65,11 +65,16 @@ class TaskTable:
         """(N,) labels and (N,) grades.
 
         Args:
-            permutation: seed with which both are shuffled over the rows, so that nothing can be learnt from them.
+            permutation: seed with which both are shuffled, so that nothing can be learnt from them. Within each fold:
+                folds keep their shares of positives, which, where they differ, alone push an out-of-fold AUROC below
+                0.5 (a fold with many leaves few to train on, and so gets low probabilities).
         """
         order = np.arange(len(self.rows))
         if permutation is not None:
-            order = numpy_generator(permutation, "permuted labels").permutation(len(self.rows))
+            generator, folds = numpy_generator(permutation, "permuted labels"), np.asarray(self.folds)
+            for fold in sorted(set(self.folds)):
+                own = np.flatnonzero(folds == fold)
+                order[own] = generator.permutation(own)
         return np.asarray(self.labels, np.int64)[order], np.asarray(self.grades, np.int64)[order]
 
 
@@ -99,6 +104,11 @@ class OpenTask:
         """Folds that are held out, one after the other."""
         chosen = self.config.probe.test_folds if self.config.kind != LESIONS else ()
         return sorted(set(chosen) or set(self.table.folds))
+
+    @property
+    def chance(self) -> float:
+        """What a guess is worth: an AUROC of 0.5, or of centres the balanced accuracy of always naming one."""
+        return 1 / len(set(self.table.centres)) if self.config.kind == CENTRES else 0.5
 
     def rows_of(self, fold: int) -> list[int]:
         """Places of the rows of a fold; of all that are ever held out for ``ALL_FOLDS``."""

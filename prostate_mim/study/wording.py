@@ -24,6 +24,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "calibration_slope": ("calibration slope", "→ 1"),
     "calibration_intercept": ("calibration intercept", "→ 0"),
     "dice": ("Dice", "↑"),
+    "balanced_accuracy": ("balanced accuracy", "↑"),
     "correct": ("share correct", "↑"),
     **{f"sensitivity_at_specificity_{at}": (f"sens. at {at} % spec.", "↑") for at in (80, 90, 95)},
     **{f"specificity_at_sensitivity_{at}": (f"spec. at {at} % sens.", "↑") for at in (80, 90, 95)},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from prostate_mim.config import check_key, config_from_dict, config_to_toml, keys_of
@@ -165,3 +166,23 @@ def test_help_names_the_options() -> None:
 
     text = CliRunner().invoke(app, ["study", "--help"], env={"COLUMNS": "200"}).output
     assert all(option in text for option in ("--engine", "--only", "--skip-bad", "--report", "--store", "--data"))
+
+
+def test_shuffled_labels_stay_in_their_folds() -> None:
+    """Every fold keeps its share of positives; labels and grades move together, and the seed decides where to."""
+    count = 40
+    labels = tuple(int(place % 4 == 0 or place < 8) for place in range(count))
+    grades = tuple(3 * label + place % 2 for place, label in enumerate(labels))
+    folds = tuple(place % 3 for place in range(count))
+    none = ("",) * count
+    table = TaskTable(tuple(range(count)), labels, grades, tuple(range(count)), folds, none, none, "")
+    kept, _ = table.targets()
+    assert tuple(kept) == labels
+    found, found_grades = table.targets(1)
+    assert tuple(found) != labels
+    assert all((grade >= 3) == bool(label) for grade, label in zip(found_grades, found, strict=True))
+    for fold in range(3):
+        own = [place for place in range(count) if folds[place] == fold]
+        assert sorted(found_grades[own]) == sorted(np.asarray(grades)[own])
+    assert [tuple(table.targets(seed)[0]) for seed in (1, 2)] == [tuple(found), tuple(table.targets(2)[0])]
+    assert tuple(table.targets(2)[0]) != tuple(found)
