@@ -48,9 +48,9 @@ def read_values(path: str | Path) -> dict[str, Any]:
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError as error:
-        raise NotFoundError(f"{path}: no such configuration file; check --config") from error
+        raise NotFoundError(f"{path}: no such configuration file; check the path") from error
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); --config names a TOML file") from error
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); give a TOML file") from error
     try:
         return tomllib.loads(data.decode())
     except UnicodeDecodeError as error:

@@ -122,7 +122,7 @@ def moved(source: Path, out: Path) -> list[Row]:
     """Rows of a manifest with their paths made relative to ``out``."""
     rows = read_rows(source)
     for row in rows:
-        for name in ("t2w", "gland_mask", "lesion_mask"):
+        for name in ("t2w", "gland_mask", "lesion_mask", "zone_mask"):
             if row.get(name):
                 row[name] = os.path.relpath(source.parent / row[name], out)
     return rows

@@ -48,8 +48,12 @@ class Outcome:
     result: dict[str, Any] | None
 
 
-def import_pyarrow() -> tuple[Any, Any]:
+def import_pyarrow(what: str = "an archive", extra: str = "ray") -> tuple[Any, Any]:
     """``(pyarrow, pyarrow.parquet)``.
+
+    Args:
+        what: needs it, for the message.
+        extra: of this package that brings it.
 
     Raises:
         BackendError: not installed.
@@ -58,7 +62,7 @@ def import_pyarrow() -> tuple[Any, Any]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise BackendError(f"an archive needs pyarrow ({error}); pip install 'prostate-mim[ray]'") from error
+        raise BackendError(f"{what} needs pyarrow ({error}); pip install 'prostate-mim[{extra}]'") from error
     return pyarrow, pyarrow.parquet
 
 

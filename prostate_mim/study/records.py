@@ -18,7 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prostate_mim.errors import BackendError, IntegrityError, NotFoundError
+from prostate_mim.archive import parts
+from prostate_mim.errors import IntegrityError, NotFoundError
 from prostate_mim.files import atomic_path
 
 FORMAT = 1
@@ -71,12 +72,7 @@ def import_pyarrow() -> tuple[Any, Any]:
     Raises:
         BackendError: not installed.
     """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise BackendError(f"a study needs pyarrow ({error}); pip install 'prostate-mim[study]'") from error
-    return pyarrow, pyarrow.parquet
+    return parts.import_pyarrow("a study", "study")
 
 
 def schema(name: str) -> Any:
