@@ -48,7 +48,7 @@ def baselines(path: Path) -> dict[str, list[float]]:
     values["zone, size and intensities"] = np.concatenate([values[name] for name in ("zone", "size", "intensities")], 1)
     found = {}
     for name, features in values.items():
-        scored = Scored(labels, out_of_fold(features, labels, folds), patients)
+        scored = Scored(labels, out_of_fold(features, labels, folds), tuple(patients))
         one = interval(scored, "auroc", samples=SAMPLES, seed=0)
         found[name] = [round(float(number), 4) for number in (one.value, one.low, one.high) if number is not None]
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class EncoderPlan:
         initialisation, architecture, seed, source: see ``ArmConfig``.
         pretraining: configuration, where it is pretrained by this study.
         manifest: the CSV to pretrain on.
+        rows: numbers of its rows that are used; all if empty.
         spec: of an encoder that is not pretrained by this study.
     """
 
@@ -46,6 +48,7 @@ class EncoderPlan:
     pretraining: PretrainConfig | None
     manifest: str
     spec: InputSpec
+    rows: tuple[int, ...] = ()
 
     def release(self, places: Places) -> Path:
         """Where its release lies, or will lie."""
@@ -113,11 +116,8 @@ class Planner:
             data = {"fingerprint": prepared.fingerprint, "rows": _digest(kept)}
             key = key_of("pretraining", {"config": identity_of(config), "data": data})
             title = f"{arm.name} {architecture}" + (f" fold {fold}" if per_fold else "")
-            path = source
-            if len(kept) < len(listed.rows):
-                path = str(self._places.folder("pretraining", f"{key}.csv"))
-                write_text(path, manifest_of_rows(Path(source), kept))
-            plan = EncoderPlan(key, title, PRETRAINED, architecture, seed, "", config, path, config.spec)
+            used = tuple(kept) if len(kept) < len(listed.rows) else ()
+            plan = EncoderPlan(key, title, PRETRAINED, architecture, seed, "", config, source, config.spec, used)
             yield Planned(fold, plan, proof)
 
     def _data(self, source: str, config: PretrainConfig) -> tuple[Manifest, PreparedManifest]:
@@ -156,12 +156,27 @@ def make_encoder(plan: EncoderPlan, places: Places) -> Path:
     if (release / SUMS).is_file():
         return release
     if plan.pretraining is not None:
-        return pretrain(plan.manifest, release.parent, plan.pretraining, resume=True, store=places.store)
+        with _manifest_of(plan, places) as manifest:
+            return pretrain(manifest, release.parent, plan.pretraining, resume=True, store=places.store)
     made = initialise(
         plan.initialisation, plan.architecture, seed=plan.seed, source=plan.source or None, spec=plan.spec
     )  # fmt: skip
     make_folder(release.parent)
     return made.save_pretrained(release, name=f"{plan.architecture}.{plan.initialisation}")
+
+
+@contextmanager
+def _manifest_of(plan: EncoderPlan, places: Places) -> Iterator[Path]:
+    """The CSV of the rows to pretrain on. One of some rows holds names of patients, so it does not stay."""
+    if not plan.rows:
+        yield Path(plan.manifest)
+        return
+    path = places.folder("pretraining", f"{plan.key}.csv")
+    write_text(path, manifest_of_rows(Path(plan.manifest), plan.rows))
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def weights_of(plan: EncoderPlan, places: Places) -> str | None:

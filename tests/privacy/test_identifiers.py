@@ -55,6 +55,14 @@ COMMANDS = [
     Command("predict-json", "predict --manifest {lesions} --model {work}/finetune --json", 0, {"stdout": [STUDY]}),
     Command("predict-study", "predict {dicom} --model {work}/finetune --json"),
     Command("predict-refused", "predict --manifest {bad} --model {work}/finetune", 9),
+    Command(
+        "explain",
+        "explain --manifest {lesions} --row 1 --model {work}/finetune --out {out}/map.nii.gz --html {out}/map.html",
+    ),
+    Command("explain-study", "explain {dicom} --model {work}/finetune --out {out}/map.nii.gz --json"),
+    Command("study", "study {study} --out {out}/study --report --engine serial"),
+    Command("study-overlap", "study {overlap} --out {out}/study", 9),
+    Command("study-refused", "study {study_bad} --out {out}/study", 9),
     Command("embed", "embed --manifest {lesions} --model {encoder} --out {out}/e.npz", 0, {"e.npz": [STUDY]}),
     Command("embed-refused", "embed --manifest {bad} --model {encoder} --out {out}/e.npz", 9),
     Command("preview", "mask-preview --manifest {lesions} --row 1 --model {work}/pretrain --out {out}/a.png"),
@@ -89,6 +97,33 @@ COMMANDS = [
     Command("manifest-headless", "embed --manifest {headless} --model {encoder} --out {out}/e.npz", 9),
     Command("manifest-folds", "finetune --manifest {folds} --out {out} --model {encoder}", 9),
 ]  # fmt: skip
+
+
+STUDY_TOML = """
+seeds = [0]
+architectures = ["resenc-s"]
+device = "cpu"
+pretraining_manifest = "{pretraining}"
+[pretraining]
+region_zyx = [8, 40, 40]
+[pretraining.spec]
+size_zyx = [8, 32, 32]
+[pretraining.loop]
+steps = 1
+batch = 2
+[[tasks]]
+name = "lesions"
+manifest = "{manifest}"
+pretraining_scope = "{scope}"
+folds = 2
+[tasks.spec]
+size_zyx = [8, 32, 32]
+[[arms]]
+name = "random"
+initialisation = "random"
+[[arms]]
+name = "mim"
+"""
 
 
 @dataclass
@@ -137,6 +172,13 @@ def work(tmp_path_factory: pytest.TempPathFactory, small_encoder: Path) -> Itera
         "cut": planted.folder / FOLDER / f"{FILE}-cut.nii.gz", "gap": planted.folder / FOLDER / f"{FILE}-gap",
         **plant_odd_manifests(planted),
     }  # fmt: skip
+    for name, manifest, scope in (
+        ("study", planted.lesions, "per-fold"),
+        ("overlap", planted.lesions, "external"),
+        ("study_bad", planted.bad, "per-fold"),
+    ):
+        places[name] = root / f"{name}.toml"
+        places[name].write_text(STUDY_TOML.format(manifest=manifest, pretraining=planted.studies, scope=scope))
     opened: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "HF_HOME", "MPLCONFIGDIR"):
