@@ -84,6 +84,21 @@ class PretrainConfig:
             )
         if self.begin not in INITIALISATIONS:
             raise UsageError(f"begin {self.begin!r} is unknown; choose {', '.join(INITIALISATIONS)}")
+        if self.objective == SIMCLR:
+            self._check_contrastive()
+
+    def _check_contrastive(self) -> None:
+        batch = self.loop.batch
+        if batch < _FEWEST_VIEWS or batch % 2:
+            raise UsageError(
+                f"loop.batch is {batch}; objective simclr needs an even number of at least {_FEWEST_VIEWS} views, two "
+                "of each study"
+            )
+        if self.loop.accumulate > 1:
+            raise UsageError(
+                f"loop.accumulate is {self.loop.accumulate}; a contrastive step cannot be divided, because every view "
+                "is compared with all others: use 1, and a smaller batch if memory is short"
+            )
 
     @property
     def release_name(self) -> str:
