@@ -71,8 +71,12 @@ def smoothed(image: MetaTensor, scale: FloatArray) -> MetaTensor:
 
 
 def middle_start(shape: FloatArray, scale: FloatArray, size: FloatArray) -> FloatArray:
-    """Index of the first voxel of a crop around the middle of an image, in the image's voxels."""
-    return np.floor((shape - 1) / 2 - scale * (size - 1) / 2 + 0.5 - _TIE)
+    """Index of the first voxel of a crop around the middle of an image, in the image's voxels.
+
+    As ours: the crop's own middle lies on a voxel of the image.
+    """
+    middle = size // 2
+    return np.floor((shape - 1) / 2 + scale * (middle - (size - 1) / 2) + 0.5 - _TIE) - scale * middle
 
 
 def resampled_whole(image: MetaTensor, spec: InputSpec) -> tuple[MetaTensor, tuple[int, ...]]:
@@ -88,7 +92,7 @@ def resampled_whole(image: MetaTensor, spec: InputSpec) -> tuple[MetaTensor, tup
 
 
 def resampled_crop(image: MetaTensor, spec: InputSpec) -> tuple[MetaTensor, tuple[int, ...]]:
-    """The same on our grid, which begins at a voxel of the image near the crop; only what it needs is resampled."""
+    """The same on our grid, whose middle is a voxel of the image; only what the crop needs is resampled."""
     scale, size = scale_of(image, spec), np.asarray(spec.size_zyx[::-1])
     shape = np.asarray(image.shape[1:])
     start = middle_start(shape, scale, size)
