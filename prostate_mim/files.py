@@ -100,6 +100,33 @@ def make_folder(path: str | Path) -> Path:
     return folder
 
 
+@contextmanager
+def file_lock(path: Path, timeout_s: float = 0.0) -> Iterator[bool]:
+    """Hold the lock that ``path`` (made if need be) stands for; yields False where another process holds it.
+
+    The operating system owns the lock and frees it when its holder dies, however it dies.
+
+    Raises:
+        UsageError: the folder may not be written, or its file system has no locks.
+    """
+    from filelock import FileLock, SoftFileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=timeout_s, poll_interval=0.02)
+    except Timeout:
+        yield False
+        return
+    except OSError as error:
+        raise explain_os_error(error, path.parent) from error
+    try:
+        if isinstance(lock, SoftFileLock):  # what it falls back to would outlive a killed process
+            raise UsageError(f"{path.parent}: its file system has no file locks; choose a folder on another one")
+        yield True
+    finally:
+        lock.release()
+
+
 def sha256_of(path: str | Path) -> str:
     """SHA-256 of a file's bytes, as 64 hex digits."""
     with Path(path).open("rb") as stream:

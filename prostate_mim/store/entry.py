@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from prostate_mim.errors import IntegrityError, UsageError
-from prostate_mim.files import explain_os_error, make_folder, sha256_of, write_bytes, write_text
+from prostate_mim.errors import IntegrityError
+from prostate_mim.files import explain_os_error, file_lock, make_folder, sha256_of, write_bytes, write_text
 from prostate_mim.store.arrays import LABELS, VOXELS, StoredArray, StoredFile, encode
 from prostate_mim.store.keys import FORMAT, canonical, digest
 from prostate_mim.store.prepared import BITS, PreparedStudy
@@ -139,28 +139,11 @@ def sweep_orphans(store: Path) -> None:
 def locked(store: Path, name: str, timeout_s: float) -> Iterator[bool]:
     """Hold the lock of one entry (or of the report); yields False where another process holds it.
 
-    The operating system owns the lock and frees it when its holder dies, however it dies.
-
     Raises:
         UsageError: the store may not be written, or its file system has no locks.
     """
-    from filelock import FileLock, SoftFileLock, Timeout
-
-    path = store / _LOCKS / f"{name}.lock"
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=timeout_s, poll_interval=0.02)
-    except Timeout:
-        yield False
-        return
-    except OSError as error:
-        raise explain_os_error(error, store) from error
-    try:
-        if isinstance(lock, SoftFileLock):  # what it falls back to would outlive a killed process
-            raise UsageError(f"{store}: its file system has no file locks; choose a folder on another one")
-        yield True
-    finally:
-        lock.release()
+    with file_lock(store / _LOCKS / f"{name}.lock", timeout_s) as held:
+        yield held
 
 
 def _describe(study: PreparedStudy, key: str, sha256: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from prostate_mim.engine.distributed import pick_device
 from prostate_mim.engine.records import begin_record, finish_record
 from prostate_mim.errors import TrainingError, UsageError
-from prostate_mim.files import make_folder, write_text
+from prostate_mim.files import file_lock, make_folder, write_text
 from prostate_mim.study.assembly import Run, assemble
 from prostate_mim.study.cache import Places
 from prostate_mim.study.cells import Cell, CellJob
@@ -24,6 +24,7 @@ from prostate_mim.study.plan import Place, Plan, make_plan
 from prostate_mim.study.records import FAILURES, RESULTS, STUDY, import_pyarrow
 from prostate_mim.study.summary import study_values
 
+_LOCK = ".study.lock"
 _COLUMNS = ("what", "task", "arm", "architecture", "mode", "fraction", "seed", "reason")
 
 
@@ -102,30 +103,39 @@ def run_study(
         raise UsageError(f"engine {engine!r} is unknown; choose {', '.join(ENGINES)}")
     gpu = pick_device(config.device).type == "cuda"
     folder = make_folder(Path(out).resolve())
-    if not resume and (folder / "cells").exists():
-        raise UsageError(f"{out}: holds a study already; go on with it, or choose a new --out")
-    places = Places(folder, folder / "store" if store is None else Path(store).resolve())
-    places.make()
-    begin_record(folder, {"task": "study", "seed": config.seed})
-    plan = make_plan(config, places, chosen, skip_bad=skip_bad)
-    check_only(chosen, [place.cell for place in plan.grid])
+    with file_lock(folder / _LOCK) as held:
+        if not held:  # two of them would train the same encoder in the same folder
+            raise UsageError(f"{out}: another 'study' is running there; wait for it, or give this one more --workers")
+        if not resume and (folder / "cells").exists():
+            raise UsageError(f"{out}: holds a study already; go on with it, or choose a new --out")
+        places = Places(folder, folder / "store" if store is None else Path(store).resolve())
+        places.make()
+        begin_record(folder, {"task": "study", "seed": config.seed})
+        plan = make_plan(config, places, chosen, skip_bad=skip_bad)
+        check_only(chosen, [place.cell for place in plan.grid])
+        made = _made(plan, Engine(engine, workers=workers, threads=config.threads, gpu=gpu))
+    if made.failures and not skip_bad:
+        raise TrainingError(
+            f"{out}: {len(made.failures)} of {made.cells} cells failed ({made.failures[0].reason}); {FAILURES} says "
+            "which and why; all others are finished, and --skip-bad accepts that"
+        )
+    return made
+
+
+def _made(plan: Plan, engine: Engine) -> StudyRun:
+    """Everything of a plan that is missing, and the files that say what is there."""
     before = _done(plan)
-    with Engine(engine, workers=workers, threads=config.threads, gpu=gpu) as working:
+    with engine as working:
         failures = _compute(plan, working.run)
         tables, unscored = assemble(plan, working.run)
     failures += [Failed("table", None, f"{title}: {reason}") for title, reason in unscored.items()]
-    found = verdicts(tables[RESULTS], plan.tasks) if config.controls else []
+    found = verdicts(tables[RESULTS], plan.tasks) if plan.config.controls else []
     after = _done(plan)
     made = StudyRun(
-        folder, len(plan.grid), after, after - before, len(plan.grid) - after - len(failures), tuple(failures),
+        plan.places.out, len(plan.grid), after, after - before, len(plan.grid) - after - len(failures), tuple(failures),
         tuple(found),
     )  # fmt: skip
     _write(plan, made)
-    if failures and not skip_bad:
-        raise TrainingError(
-            f"{out}: {len(failures)} of {len(plan.grid)} cells failed ({failures[0].reason}); {FAILURES} says which "
-            "and why; all others are finished, and --skip-bad accepts that"
-        )
     return made
 
 

@@ -76,6 +76,22 @@ def test_nothing_is_computed_twice(finished: StudyRun, study_folder: Path, store
         run_study(read_study(study_folder / "study.toml"), finished.out, store=store, resume=False)
 
 
+def test_one_at_a_time(study_folder: Path, store: Path, tmp_path: Path) -> None:
+    """While another process works in the folder, a second study is refused; when that process dies, it is not."""
+    config = read_study(study_folder / "study.toml")
+    hold = "import sys, time; from pathlib import Path; from prostate_mim.files import file_lock\n"
+    hold += "with file_lock(Path(sys.argv[1])) as held: print(held, flush=True); time.sleep(300)"
+    command = [sys.executable, "-c", hold, str(tmp_path / ".study.lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "True\n"
+        with pytest.raises(UsageError, match="another 'study' is running there"):
+            run_study(config, tmp_path, store=store, only="arm=random,fraction=0.5")
+        assert [path.name for path in tmp_path.iterdir()] == [".study.lock"]
+        holder.kill()
+    made = run_study(config, tmp_path, store=store, only="arm=random,fraction=0.5")
+    assert made.computed == 2
+
+
 def test_values_are_those_of_the_predictions(finished: StudyRun) -> None:
     """Results of a seed are the metrics of its predictions; "all" is of the mean of the seeds' probabilities."""
     rows = read_table(table_path(finished.out, PREDICTIONS), PREDICTIONS)
