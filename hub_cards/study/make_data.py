@@ -5,12 +5,11 @@ Who is in what:
 * ``promise12.csv``: all 40 PROMISE12 cases with their gland masks. Fold 1 holds 10 of them, tested and never pretrained
   on; fold 0 the other 30. The 10 are, within each centre, the first by sha256 of ``<SEED>:<id>`` (2, 3, 2 and 3 of
   centres 1 to 4): chosen before anything was trained.
-* ``pretrain_real.csv``: those 30 and nobody else. No PROSTATEx patient is in it, so every lesion crop, finding and zone
-  mask of PROSTATEx is of somebody whom no arm has seen.
+* ``pretrain.csv``: those 30 and 30 phantoms of another seed than those with labels, and nobody else. No PROSTATEx
+  patient is in it, so every lesion crop, finding and zone mask of PROSTATEx is of somebody whom no arm has seen.
 * ``crops.csv``: the 246 lesion crops of 156 PROSTATEx patients, in 5 patient-grouped folds.
 * ``findings.csv``: the 15 findings in 3D, for a demonstration. ``zones.csv``: the PROSTATEx studies with PI-CAI masks.
-* ``phantoms.csv``: the first 600 lesions of a phantom cohort, in 5 folds; ``pretrain_phantoms.csv``: unlabelled
-  ones of another seed.
+* ``phantoms.csv``: the first 600 lesions of a phantom cohort, in 5 folds.
 """
 
 from __future__ import annotations
@@ -34,8 +33,9 @@ from choose_heldout import read_rows  # noqa: E402
 SEED = 20261123
 TESTED_OF_CENTRE = {"1": 2, "2": 3, "3": 2, "4": 3}
 PHANTOM_LESIONS, PHANTOM_STUDIES, PHANTOM_SEED = 600, 400, 7
-UNLABELLED_STUDIES, UNLABELLED_SEED = 120, 8
+UNLABELLED_STUDIES, UNLABELLED_SEED = 30, 8
 FOLDS, ZONE_FOLDS = 5, 3
+UNLABELLED = ("study_id", "patient_id", "t2w", "spacing_mm_zyx", "centre")
 Row = dict[str, str]
 
 
@@ -47,23 +47,22 @@ def main() -> None:
     given = parser.parse_args()
     out = given.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    write_real(given.data.resolve(), out)
-    write_phantoms(out)
+    unlabelled = write_real(given.data.resolve(), out) + write_phantoms(out)
+    write(out / "pretrain.csv", [{name: row.get(name, "") for name in UNLABELLED} for row in unlabelled])
 
 
-def write_real(data: Path, out: Path) -> None:
-    """The manifests of real studies; paths in them are relative to ``out``."""
+def write_real(data: Path, out: Path) -> list[Row]:
+    """The manifests of real studies, their paths relative to ``out``; returns the rows of PROMISE12's fold 0."""
     cases = real.promise12_rows(data, out)
     tested = tested_cases(cases)
     for row in cases:
         row["fold"] = str(int(row["study_id"] in tested))
     write(out / "promise12.csv", cases)
-    kept = [{name: row[name] for name in row if name != "fold"} for row in cases if row["fold"] == "0"]
-    write(out / "pretrain_real.csv", kept)
     crops = real.crops_rows(data, out) + real.crops_rows(data, out, heldout=True)
     write_with_folds(out / "crops.csv", sorted(crops, key=lambda row: (row["patient_id"], row["lesion_id"])))
     write(out / "findings.csv", real.findings_rows(data, out))
     write(out / "zones.csv", zone_rows(data, out))
+    return [row for row in cases if row["fold"] == "0"]
 
 
 def tested_cases(cases: list[Row]) -> set[str]:
@@ -105,8 +104,8 @@ def holds_lesion(path: Path) -> bool:
     return bool((np.asarray(nib.load(path).dataobj) > 0).any())
 
 
-def write_phantoms(out: Path) -> None:
-    """The labelled cohort, cut to its first 600 lesions, and an unlabelled one of other patients."""
+def write_phantoms(out: Path) -> list[Row]:
+    """The labelled cohort, cut to its first 600 lesions; returns the rows of an unlabelled one of other patients."""
     if not (out / "phantoms" / "manifest.csv").exists():
         write_cohort(out / "phantoms", PHANTOM_STUDIES, PHANTOM_SEED)
     if not (out / "unlabelled" / "manifest.csv").exists():
@@ -115,7 +114,7 @@ def write_phantoms(out: Path) -> None:
     if len(lesions) < PHANTOM_LESIONS:
         raise SystemExit(f"the cohort has {len(lesions)} lesions, {PHANTOM_LESIONS} are needed: raise PHANTOM_STUDIES")
     write_with_folds(out / "phantoms.csv", lesions[:PHANTOM_LESIONS])
-    write(out / "pretrain_phantoms.csv", moved(out / "unlabelled" / "studies.csv", out))
+    return moved(out / "unlabelled" / "studies.csv", out)
 
 
 def moved(source: Path, out: Path) -> list[Row]:

@@ -1,0 +1,136 @@
+"""Write STUDY.md and its figures: ``python hub_cards/study/publish.py --study OUT --data DIR``.
+
+OUT is the folder of ``prostate-mim study study.toml``, DIR that of ``make_data.py``. Every number of the page is
+computed here from OUT's tables, or by ``tabular.py`` from DIR. Which arm is best is seen on the tested patients
+themselves, so the best one's interval is too narrow; the page says so, and shows every arm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabular import baselines, table
+
+from prostate_mim.files import make_folder, write_text
+from prostate_mim.metrics import METRICS, Comparison, Scored, compare
+from prostate_mim.study.markdown import study_markdown
+from prostate_mim.study.records import CASES, CONTROL, PREDICTIONS, STUDY, read_table, table_path
+from prostate_mim.study.scores import mean_over_seeds, mean_value, scored_of
+
+HERE = Path(__file__).resolve().parent
+PAGE, FIGURES = HERE.parent / "STUDY.md", HERE / "figures"
+SAMPLES, SEED = 10_000, 0
+IMAGENET, RANDOM = ("imagenet", "effnet-lite0"), "random"
+NOT_MASKED = ("random", "imagenet", "imagenet-centre", "genesis", "simclr")
+# The issue's bars: task, metric, share of labels, least difference from random, and from ImageNet's weights.
+BARS = (("phantom lesions", "auroc", 0.1, 0.05, 0.0), ("gland voxels", "auroc", 1.0, 0.06, 0.03))
+COMPARED = (("gland voxels", 1.0), ("phantom lesions", 0.1), ("phantom lesions", 1.0), ("lesion crops", 1.0))
+Key = tuple[str, str]  # arm, architecture
+Rows = list[dict[str, Any]]
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--study", type=Path, required=True, help="folder of the finished study")
+    parser.add_argument("--data", type=Path, required=True, help="folder of make_data.py")
+    given = parser.parse_args()
+    text = (HERE / "intro.md").read_text(encoding="utf-8")
+    for name, made in (
+        ("bars", bars(given.study)),
+        ("networks", networks(given.study)),
+        ("tabular", table(baselines(given.data / "crops.csv"))),
+    ):
+        text = text.replace(f"<!-- {name} -->", made)
+    shutil.rmtree(FIGURES, ignore_errors=True)
+    page = study_markdown(given.study, make_folder(FIGURES), prefix="study/figures/")
+    write_text(PAGE, f"{text}\n{page.replace('# ', '## ', 1)}")
+    write_text(HERE / STUDY, (given.study / STUDY).read_text(encoding="utf-8"))
+
+
+def scored(out: Path, task: str, metric: str, fraction: float) -> dict[Key, Scored]:
+    """(arm, architecture) -> what is paired: the rows' mean probabilities, or in probes each patient's mean value."""
+    rows = of_task(read_table(table_path(out, PREDICTIONS), PREDICTIONS), task, fraction)
+    if rows:
+        return {key: mean_over_seeds([scored_of(one) for one in by(own, "seed")]) for key, own in by_arm(rows)}
+    rows = of_task(read_table(table_path(out, CASES), CASES), task, fraction)
+    return {key: per_patient([row for row in own if row["metric"] == metric]) for key, own in by_arm(rows)}
+
+
+def of_task(rows: Iterable[Mapping[str, Any]], task: str, fraction: float) -> Rows:
+    """The rows of one task and share of labels; no controls."""
+    kept = (row for row in rows if row["task"] == task and row["fraction"] == fraction)
+    return [dict(row) for row in kept if not row["arm"].startswith(CONTROL)]
+
+
+def by(rows: Rows, name: str) -> list[Rows]:
+    """Rows that have the same value, together, in the order of the values."""
+    return [[row for row in rows if row[name] == value] for value in sorted({row[name] for row in rows})]
+
+
+def by_arm(rows: Rows) -> Iterable[tuple[Key, Rows]]:
+    """Rows of each (arm, architecture)."""
+    for arm in by(rows, "arm"):
+        for own in by(arm, "architecture"):
+            yield (own[0]["arm"], own[0]["architecture"]), own
+
+
+def per_patient(rows: Rows) -> Scored:
+    """One value a patient, the mean over seeds; patients without one are left out."""
+    found = {own[0]["patient"]: [row["value"] for row in own] for own in by(rows, "patient")}
+    kept = {patient: float(np.mean(values)) for patient, values in found.items() if None not in values}
+    return Scored(np.zeros(len(kept), np.int64), np.asarray(list(kept.values())), tuple(kept))
+
+
+def value(one: Scored, *, probe: bool) -> float:
+    """AUROC; in probes the mean over patients."""
+    measure = mean_value if probe else METRICS["auroc"]
+    return float(measure(one.labels, one.probabilities) or 0)
+
+
+def difference(first: Scored, second: Scored, *, probe: bool) -> Comparison:
+    """First minus second, paired; over patients."""
+    return compare(first, second, metric=mean_value if probe else "auroc", samples=SAMPLES, seed=SEED)
+
+
+def said(found: Comparison) -> str:
+    """Difference and interval."""
+    one = found.difference
+    return f"{one.value:+.3f} ({one.low:+.3f} to {one.high:+.3f})"
+
+
+def bars(out: Path) -> str:
+    """Best masked arm of each network against random weights of that network, and against ImageNet's."""
+    lines = [
+        "| task | network | best masked arm | minus random | minus ImageNet | asked for |",
+        "| :-- | :-- | :-- | --: | --: | :-- |",
+    ]
+    for task, metric, fraction, over_random, over_imagenet in BARS:
+        arms, probe = scored(out, task, metric, fraction), task.endswith("voxels")
+        for network in sorted({architecture for _, architecture in arms}):
+            masked = [key for key in arms if key[1] == network and key[0] not in NOT_MASKED]
+            best = max(masked, key=lambda key: value(arms[key], probe=probe))
+            against = [difference(arms[best], arms[other], probe=probe) for other in ((RANDOM, network), IMAGENET)]
+            asked = f"{over_random:+.2f} and {over_imagenet:+.2f}"
+            lines.append(f"| {task} | {network} | {best[0]} | {said(against[0])} | {said(against[1])} | {asked} |")
+    return "\n".join(lines)
+
+
+def networks(out: Path) -> str:
+    """Every arm of the network that ImageNet's weights do not fit, against ImageNet's weights in the one they fit."""
+    lines = ["| task | labels | arm of resenc-s | minus ImageNet in effnet-lite0 |", "| :-- | --: | :-- | --: |"]
+    for task, fraction in COMPARED:
+        arms, probe = scored(out, task, "auroc", fraction), task.endswith("voxels")
+        for key in sorted(key for key in arms if key[1] != IMAGENET[1]):
+            found = difference(arms[key], arms[IMAGENET], probe=probe)
+            lines.append(f"| {task} | {fraction:.0%} | {key[0]} | {said(found)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
