@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # torch comes first and pinned: nothing may pull the CUDA build in its place.
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test lint types check wheel bench bench-mim bench-loader bench-preprocess bench-ranks fuzz clean
+.PHONY: help install demo test lint types check wheel bench bench-mim bench-loader bench-preprocess bench-ranks fuzz study clean
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -56,6 +56,14 @@ fuzz: $(STAMP)  ## two million damaged headers under atheris: 10 minutes
 
 bench-ranks: $(STAMP)  ## how much faster two processes are than one
 	$(BIN)/python tests/bench/ranks.py
+
+DATA ?= ../shared/data
+OUT ?= study-out
+study: $(STAMP)  ## hub_cards/STUDY.md from the real data of DATA: some hours on 2 cores; goes on where it was stopped
+	$(BIN)/python hub_cards/study/make_data.py --data $(DATA) --out $(OUT)/data
+	OMP_NUM_THREADS=1 $(BIN)/prostate-mim study hub_cards/study/study.toml --data $(OUT)/data --out $(OUT)/study \
+	  --engine process --workers 2 --report
+	$(BIN)/python hub_cards/study/publish.py --study $(OUT)/study --data $(OUT)/data
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) demo-out dist build *.egg-info
