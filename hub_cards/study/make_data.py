@@ -5,6 +5,7 @@ Who is in what:
 * ``promise12.csv``: all 40 PROMISE12 cases with their gland masks. Fold 1 holds 10 of them, tested and never pretrained
   on; fold 0 the other 30. The 10 are, within each centre, the first by sha256 of ``<SEED>:<id>`` (2, 3, 2 and 3 of
   centres 1 to 4): chosen before anything was trained.
+* ``development.csv``: those 30 in 3 folds of their own, for choosing the recipe.
 * ``pretrain.csv``: those 30 and 30 phantoms of another seed than those with labels, and nobody else. No PROSTATEx
   patient is in it, so every lesion crop, finding and zone mask of PROSTATEx is of somebody whom no arm has seen.
 * ``crops.csv``: the 246 lesion crops of 156 PROSTATEx patients, in 5 patient-grouped folds.
@@ -34,7 +35,7 @@ SEED = 20261123
 TESTED_OF_CENTRE = {"1": 2, "2": 3, "3": 2, "4": 3}
 PHANTOM_LESIONS, PHANTOM_STUDIES, PHANTOM_SEED = 600, 400, 7
 UNLABELLED_STUDIES, UNLABELLED_SEED = 30, 8
-FOLDS, ZONE_FOLDS = 5, 3
+FOLDS, ZONE_FOLDS, DEVELOPMENT_FOLDS = 5, 3, 3
 UNLABELLED = ("study_id", "patient_id", "t2w", "spacing_mm_zyx", "centre")
 Row = dict[str, str]
 
@@ -58,11 +59,13 @@ def write_real(data: Path, out: Path) -> list[Row]:
     for row in cases:
         row["fold"] = str(int(row["study_id"] in tested))
     write(out / "promise12.csv", cases)
+    known = [row for row in cases if row["fold"] == "0"]
+    write(out / "development.csv", [{**row, "fold": str(n % DEVELOPMENT_FOLDS)} for n, row in enumerate(known)])
     crops = real.crops_rows(data, out) + real.crops_rows(data, out, heldout=True)
     write_with_folds(out / "crops.csv", sorted(crops, key=lambda row: (row["patient_id"], row["lesion_id"])))
     write(out / "findings.csv", real.findings_rows(data, out))
     write(out / "zones.csv", zone_rows(data, out))
-    return [row for row in cases if row["fold"] == "0"]
+    return known
 
 
 def tested_cases(cases: list[Row]) -> set[str]:

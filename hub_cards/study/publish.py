@@ -1,7 +1,7 @@
-"""Write STUDY.md and its figures: ``python hub_cards/study/publish.py --study OUT --data DIR``.
+"""Write STUDY.md and its figures: ``python hub_cards/study/publish.py --study OUT --recipe OUT2 --data DIR``.
 
-OUT is the folder of ``prostate-mim study study.toml``, DIR that of ``make_data.py``. Every number of the page is
-computed here from OUT's tables, or by ``tabular.py`` from DIR. Which arm is best is seen on the tested patients
+OUT is the folder of ``prostate-mim study study.toml``, OUT2 that of ``recipe.toml``, DIR that of ``make_data.py``. Every
+number of the page is computed here from their tables, or by ``tabular.py`` from DIR. Which arm is best is seen on the tested patients
 themselves, so the best one's interval is too narrow; the page says so, and shows every arm.
 """
 
@@ -19,7 +19,7 @@ from tabular import baselines, table
 from prostate_mim.files import make_folder, write_text
 from prostate_mim.metrics import METRICS, Comparison, Scored, compare
 from prostate_mim.study.markdown import study_markdown
-from prostate_mim.study.records import CASES, CONTROL, PREDICTIONS, STUDY, read_table, table_path
+from prostate_mim.study.records import ALL, CASES, CONTROL, PREDICTIONS, RESULTS, STUDY, read_table, table_path
 from prostate_mim.study.scores import mean_over_seeds, mean_value, scored_of
 
 HERE = Path(__file__).resolve().parent
@@ -38,12 +38,14 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--study", type=Path, required=True, help="folder of the finished study")
+    parser.add_argument("--recipe", type=Path, required=True, help="folder of the finished search for the recipe")
     parser.add_argument("--data", type=Path, required=True, help="folder of make_data.py")
     given = parser.parse_args()
     text = (HERE / "intro.md").read_text(encoding="utf-8")
     for name, made in (
         ("bars", bars(given.study)),
         ("networks", networks(given.study)),
+        ("recipe", recipe(given.recipe)),
         ("tabular", table(baselines(given.data / "crops.csv"))),
     ):
         text = text.replace(f"<!-- {name} -->", made)
@@ -129,6 +131,18 @@ def networks(out: Path) -> str:
         for key in sorted(key for key in arms if key[1] != IMAGENET[1]):
             found = difference(arms[key], arms[IMAGENET], probe=probe)
             lines.append(f"| {task} | {fraction:.0%} | {key[0]} | {said(found)} |")
+    return "\n".join(lines)
+
+
+def recipe(out: Path) -> str:
+    """The arms of the search, in its order."""
+    rows = read_table(table_path(out, RESULTS), RESULTS)
+    kept = [row for row in rows if row["seed"] == ALL and not row["arm"].startswith(CONTROL)]
+    found = {(row["arm"], row["metric"]): row for row in kept}
+    lines = ["| arm | AUROC (95 % interval) | Dice |", "| :-- | --: | --: |"]
+    for arm in dict.fromkeys(row["arm"] for row in kept):
+        one, dice = found[arm, "auroc"], found[arm, "dice"]["value"]
+        lines.append(f"| {arm} | {one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f}) | {dice:.3f} |")
     return "\n".join(lines)
 
 
