@@ -1,8 +1,8 @@
 """Write STUDY.md and its figures: ``python hub_cards/study/publish.py --study OUT --recipe OUT2 --data DIR``.
 
-OUT is the folder of ``prostate-mim study study.toml``, OUT2 that of ``recipe.toml``, DIR that of ``make_data.py``. Every
-number of the page is computed here from their tables, or by ``tabular.py`` from DIR. Which arm is best is seen on the tested patients
-themselves, so the best one's interval is too narrow; the page says so, and shows every arm.
+OUT is the folder of ``prostate-mim study study.toml``, OUT2 that of ``recipe.toml``, DIR that of ``make_data.py``.
+Every number of the page is computed here from their tables, or by ``tabular.py`` from DIR. Which arm is best is seen on
+the tested patients themselves, so the best one's interval is too narrow; the page says so, and shows every arm.
 """
 
 from __future__ import annotations
