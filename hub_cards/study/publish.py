@@ -26,7 +26,7 @@ HERE = Path(__file__).resolve().parent
 PAGE, FIGURES = HERE.parent / "STUDY.md", HERE / "figures"
 SAMPLES, SEED = 10_000, 0
 IMAGENET, RANDOM = ("imagenet", "effnet-lite0"), "random"
-NOT_MASKED = ("random", "imagenet", "imagenet-centre", "genesis", "simclr")
+NOT_MASKED = ("random", "imagenet", "imagenet-centre", "imagenet + norms", "genesis", "simclr")
 # The bars: task, metric, share of labels, least difference from random, and from ImageNet's weights.
 BARS = (("phantom lesions", "auroc", 0.1, 0.05, 0.0), ("gland voxels", "auroc", 1.0, 0.06, 0.03))
 COMPARED = (("gland voxels", 1.0), ("phantom lesions", 0.1), ("phantom lesions", 1.0), ("lesion crops", 1.0))
