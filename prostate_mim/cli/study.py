@@ -20,6 +20,10 @@ def study_command(
     store: Annotated[
         Path | None, typer.Option("--store", help="Folder of prepared studies.", show_default="OUT/store")
     ] = None,
+    encoders: Annotated[
+        Path | None,
+        typer.Option("--encoders", help="Folder of encoders that studies share.", show_default="OUT"),
+    ] = None,
     engine: Annotated[str, typer.Option(help="serial, process or ray; the numbers are the same.")] = "serial",
     workers: Annotated[int, typer.Option(min=1, help="Processes of --engine process and ray.")] = 2,
     only: Annotated[str, typer.Option(help="Compute a part: arm=random,task=lesions,seed=0.")] = "",
@@ -33,7 +37,9 @@ def study_command(
     from prostate_mim.study import read_study, run_study
 
     resolved = read_study(config, data)
-    made = run_study(resolved, out, engine=engine, workers=workers, only=only, store=store, skip_bad=skip_bad)
+    made = run_study(
+        resolved, out, engine=engine, workers=workers, only=only, store=store, encoders=encoders, skip_bad=skip_bad
+    )
     values = {
         "out": str(made.out), "cells": made.cells, "done": made.done, "computed": made.computed,
         "missing": made.missing, "failures": len(made.failures),

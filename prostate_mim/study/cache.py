@@ -23,6 +23,7 @@ FORMAT = 1
 _FREE = (
     "device", "workers", "loader_timeout", "trackers", "checkpoint_every", "keep_last", "keep_best", "health_every",
 )  # fmt: skip
+_OF_ENCODERS = ("pretraining", "encoders")
 _FOLDERS = ("pretraining", "encoders", "features", "cells", "scores", "comparisons", "training")
 
 
@@ -55,19 +56,24 @@ class Places:
     Attributes:
         out: the study's own folder.
         store: of prepared studies.
+        encoders: where encoders are made, or found made by another study; ``out`` if None.
     """
 
     out: Path
     store: Path
+    encoders: Path | None = None
 
     def make(self) -> None:
         """Create what is not there."""
         for name in _FOLDERS:
-            (self.out / name).mkdir(parents=True, exist_ok=True)
+            (self._root(name) / name).mkdir(parents=True, exist_ok=True)
 
     def folder(self, kind: str, key: str) -> Path:
         """A folder of its own: a pretraining run, an encoder's release, a training."""
-        return self.out / kind / key
+        return self._root(kind) / kind / key
+
+    def _root(self, kind: str) -> Path:
+        return self.encoders if self.encoders is not None and kind in _OF_ENCODERS else self.out
 
     def table(self, kind: str, key: str) -> Path:
         """A parquet file: of ``cells``, ``scores`` or ``comparisons``."""

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +76,7 @@ def run_study(
     resume: bool = True,
     only: str = "",
     store: str | Path | None = None,
+    encoders: str | Path | None = None,
     skip_bad: bool = False,
 ) -> StudyRun:
     """Compute a study, or what is still missing of it. The numbers depend on the configuration and the data alone.
@@ -88,6 +90,7 @@ def run_study(
         resume: use what is there; else a folder that holds a study is refused.
         only: part of the grid to compute: ``arm=random,task=lesions``; tables hold all that is finished.
         store: of prepared studies; ``out/store`` if None.
+        encoders: folder of encoders that studies share: what another has trained is not trained again; ``out`` if None.
         skip_bad: go on without tasks, arms and cells that fail; they are in ``failures``.
 
     Raises:
@@ -103,12 +106,13 @@ def run_study(
         raise UsageError(f"engine {engine!r} is unknown; choose {', '.join(ENGINES)}")
     gpu = pick_device(config.device).type == "cuda"
     folder = make_folder(Path(out).resolve())
-    with file_lock(folder / _LOCK) as held:
-        if not held:  # two of them would train the same encoder in the same folder
-            raise UsageError(f"{out}: another 'study' is running there; wait for it, or give this one more --workers")
+    shared = None if encoders is None else make_folder(Path(encoders).resolve())
+    with ExitStack() as open_locks:
+        for place in {folder, shared or folder}:
+            _hold(place, open_locks)
         if not resume and (folder / "cells").exists():
             raise UsageError(f"{out}: holds a study already; go on with it, or choose a new --out")
-        places = Places(folder, folder / "store" if store is None else Path(store).resolve())
+        places = Places(folder, folder / "store" if store is None else Path(store).resolve(), shared)
         places.make()
         begin_record(folder, {"task": "study", "seed": config.seed})
         plan = make_plan(config, places, chosen, skip_bad=skip_bad)
@@ -120,6 +124,12 @@ def run_study(
             "which and why; all others are finished, and --skip-bad accepts that"
         )
     return made
+
+
+def _hold(folder: Path, open_locks: ExitStack) -> None:
+    """Two studies at once would train the same encoder in the same folder."""
+    if not open_locks.enter_context(file_lock(folder / _LOCK)):
+        raise UsageError(f"{folder}: another 'study' is running there; wait for it, or give that one more --workers")
 
 
 def _made(plan: Plan, engine: Engine) -> StudyRun:

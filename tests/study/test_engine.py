@@ -92,6 +92,17 @@ def test_one_at_a_time(study_folder: Path, store: Path, tmp_path: Path) -> None:
     assert made.computed == 2
 
 
+def test_encoders_are_shared(finished: StudyRun, study_folder: Path, store: Path, tmp_path: Path) -> None:
+    """A second study finds the encoders of a first one, trains none, and gets the same numbers; alone, it would."""
+    config = read_study(study_folder / "study.toml")
+    before = {path: path.stat().st_mtime_ns for path in finished.out.glob("pretraining/*/*")}
+    assert before
+    made = run_study(config, tmp_path / "second", store=store, encoders=finished.out)
+    assert made.computed == 8 and contents(made.out) == contents(finished.out)
+    assert {path: path.stat().st_mtime_ns for path in finished.out.glob("pretraining/*/*")} == before
+    assert not (made.out / "pretraining").exists() and not (made.out / "encoders").exists()
+
+
 def test_values_are_those_of_the_predictions(finished: StudyRun) -> None:
     """Results of a seed are the metrics of its predictions; "all" is of the mean of the seeds' probabilities."""
     rows = read_table(table_path(finished.out, PREDICTIONS), PREDICTIONS)
