@@ -19,7 +19,7 @@ from prostate_mim.study.cache import Places
 from prostate_mim.study.cells import Cell, CellJob
 from prostate_mim.study.config import StudyConfig
 from prostate_mim.study.controls import Verdict, verdicts
-from prostate_mim.study.grid import check_only, parse_only
+from prostate_mim.study.grid import cells_of, check_only, parse_only
 from prostate_mim.study.jobs import ENGINES, Engine, Job
 from prostate_mim.study.plan import Place, Plan, make_plan
 from prostate_mim.study.records import FAILURES, RESULTS, STUDY, import_pyarrow
@@ -102,13 +102,14 @@ def run_study(
     """
     import_pyarrow()
     chosen = parse_only(only)
+    check_only(chosen, [cell for cell, _, _ in cells_of(config)])  # a typo is told before minutes of reading
     if engine not in ENGINES:
         raise UsageError(f"engine {engine!r} is unknown; choose {', '.join(ENGINES)}")
     gpu = pick_device(config.device).type == "cuda"
     folder = make_folder(Path(out).resolve())
     shared = None if encoders is None else make_folder(Path(encoders).resolve())
     with ExitStack() as open_locks:
-        for place in {folder, shared or folder}:
+        for place in sorted({folder, shared or folder}):
             _hold(place, open_locks)
         if not resume and (folder / "cells").exists():
             raise UsageError(f"{out}: holds a study already; go on with it, or choose a new --out")
@@ -116,7 +117,6 @@ def run_study(
         places.make()
         begin_record(folder, {"task": "study", "seed": config.seed})
         plan = make_plan(config, places, chosen, skip_bad=skip_bad)
-        check_only(chosen, [place.cell for place in plan.grid])
         made = _made(plan, Engine(engine, workers=workers, threads=config.threads, gpu=gpu))
     if made.failures and not skip_bad:
         raise TrainingError(

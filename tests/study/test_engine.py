@@ -92,6 +92,14 @@ def test_one_at_a_time(study_folder: Path, store: Path, tmp_path: Path) -> None:
     assert made.computed == 2
 
 
+def test_a_typo_is_told_before_anything_is_read(study_folder: Path, store: Path, tmp_path: Path) -> None:
+    """A choice of nothing is refused although the manifests are not there, and nothing is written."""
+    config = read_study(study_folder / "study.toml", tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="--only chooses no cell; there are arm: blocks, random"):
+        run_study(config, tmp_path / "out", store=store, only="arm=rndom")
+    assert not (tmp_path / "out").exists()
+
+
 def test_encoders_are_shared(finished: StudyRun, study_folder: Path, store: Path, tmp_path: Path) -> None:
     """A second study finds the encoders of a first one, trains none, and gets the same numbers; alone, it would."""
     config = read_study(study_folder / "study.toml")
