@@ -61,9 +61,9 @@ DATA ?= ../shared/data
 OUT ?= study-out
 study: $(STAMP)  ## hub_cards/STUDY.md from the real data of DATA: some hours on 2 cores; goes on where it was stopped
 	$(BIN)/python hub_cards/study/make_data.py --data $(DATA) --out $(OUT)/data
-	for name in recipe study; do OMP_NUM_THREADS=1 $(BIN)/prostate-mim study hub_cards/study/$$name.toml \
-	  --data $(OUT)/data --out $(OUT)/$$name --engine process --workers 2 --report || exit; done
-	$(BIN)/python hub_cards/study/publish.py --study $(OUT)/study --recipe $(OUT)/recipe --data $(OUT)/data
+	for name in recipe study finetune; do OMP_NUM_THREADS=1 $(BIN)/prostate-mim study hub_cards/study/$$name.toml \
+	  --data $(OUT)/data --out $(OUT)/$$name --encoders $(OUT)/study --engine process --workers 2 --report || exit; done
+	$(BIN)/python hub_cards/study/publish.py --studies $(OUT) --data $(OUT)/data
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) demo-out dist build *.egg-info

@@ -1,6 +1,7 @@
-"""Write STUDY.md and its figures: ``python hub_cards/study/publish.py --study OUT --recipe OUT2 --data DIR``.
+"""Write STUDY.md and its figures: ``python hub_cards/study/publish.py --studies OUT --data DIR``.
 
-OUT is the folder of ``prostate-mim study study.toml``, OUT2 that of ``recipe.toml``, DIR that of ``make_data.py``.
+OUT holds ``study``, ``finetune`` and ``recipe``: the folders of ``prostate-mim study`` with the configuration of that
+name. DIR is that of ``make_data.py``.
 Every number of the page is computed here from their tables, or by ``tabular.py`` from DIR. Which arm is best is seen on
 the tested patients themselves, so the best one's interval is too narrow; the page says so, and shows every arm.
 """
@@ -8,6 +9,7 @@ the tested patients themselves, so the best one's interval is too narrow; the pa
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,13 +21,24 @@ from tabular import baselines, table
 from prostate_mim.files import make_folder, write_text
 from prostate_mim.metrics import METRICS, Comparison, Scored, compare
 from prostate_mim.study.markdown import study_markdown
-from prostate_mim.study.records import ALL, CASES, CONTROL, PREDICTIONS, RESULTS, STUDY, read_table, table_path
+from prostate_mim.study.records import (
+    ALL,
+    CASES,
+    COMPARISONS,
+    CONTROL,
+    PREDICTIONS,
+    RESULTS,
+    STUDY,
+    read_table,
+    table_path,
+)
 from prostate_mim.study.scores import mean_over_seeds, mean_value, scored_of
 
 HERE = Path(__file__).resolve().parent
 PAGE, FIGURES = HERE.parent / "STUDY.md", HERE / "figures"
 SAMPLES, SEED = 10_000, 0
 IMAGENET, RANDOM = ("imagenet", "effnet-lite0"), "random"
+CHOSEN = ("imagenet + features", "effnet-lite0")  # on the development cases, before anybody was tested
 NOT_MASKED = ("random", "imagenet", "imagenet-centre", "imagenet + norms", "genesis", "simclr")
 # The issue's bars: task, metric, share of labels, least difference from random, and from ImageNet's weights.
 BARS = (("phantom lesions", "auroc", 0.1, 0.05, 0.0), ("gland voxels", "auroc", 1.0, 0.06, 0.03))
@@ -37,22 +50,22 @@ Rows = list[dict[str, Any]]
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--study", type=Path, required=True, help="folder of the finished study")
-    parser.add_argument("--recipe", type=Path, required=True, help="folder of the finished search for the recipe")
+    parser.add_argument("--studies", type=Path, required=True, help="holds study, finetune and recipe, all finished")
     parser.add_argument("--data", type=Path, required=True, help="folder of make_data.py")
     given = parser.parse_args()
-    text = (HERE / "intro.md").read_text(encoding="utf-8")
+    study, text = given.studies / "study", (HERE / "intro.md").read_text(encoding="utf-8")
     for name, made in (
-        ("bars", bars(given.study)),
-        ("networks", networks(given.study)),
-        ("recipe", recipe(given.recipe)),
+        ("bars", bars(study)),
+        ("networks", networks(study)),
+        ("finetune", finetuned(given.studies / "finetune")),
+        ("recipe", recipe(given.studies / "recipe")),
         ("tabular", table(baselines(given.data / "crops.csv"))),
     ):
         text = text.replace(f"<!-- {name} -->", made)
     shutil.rmtree(FIGURES, ignore_errors=True)
-    page = study_markdown(given.study, make_folder(FIGURES), prefix="study/figures/")
+    page = study_markdown(study, make_folder(FIGURES), prefix="study/figures/")
     write_text(PAGE, f"{text}\n{page.replace('# ', '## ', 1)}")
-    write_text(HERE / STUDY, (given.study / STUDY).read_text(encoding="utf-8"))
+    write_text(HERE / STUDY, (study / STUDY).read_text(encoding="utf-8"))
 
 
 def scored(out: Path, task: str, metric: str, fraction: float) -> dict[Key, Scored]:
@@ -102,25 +115,40 @@ def difference(first: Scored, second: Scored, *, probe: bool) -> Comparison:
 
 def said(found: Comparison) -> str:
     """Difference and interval."""
-    one = found.difference
-    return f"{one.value:+.3f} ({one.low:+.3f} to {one.high:+.3f})"
+    return spanned(dataclasses.asdict(found.difference), "value", "+")
 
 
 def bars(out: Path) -> str:
-    """Best masked arm of each network against random weights of that network, and against ImageNet's."""
+    """Masked arms against random weights of their network and ImageNet's: the chosen one, and the best of each kind."""
     lines = [
-        "| task | network | best masked arm | minus random | minus ImageNet | asked for |",
+        "| task | network | masked arm | minus random | minus ImageNet | asked for |",
         "| :-- | :-- | :-- | --: | --: | :-- |",
     ]
     for task, metric, fraction, over_random, over_imagenet in BARS:
         arms, probe = scored(out, task, metric, fraction), task.endswith("voxels")
-        for network in sorted({architecture for _, architecture in arms}):
-            masked = [key for key in arms if key[1] == network and key[0] not in NOT_MASKED]
-            best = max(masked, key=lambda key: value(arms[key], probe=probe))
-            against = [difference(arms[best], arms[other], probe=probe) for other in ((RANDOM, network), IMAGENET)]
-            asked = f"{over_random:+.2f} and {over_imagenet:+.2f}"
-            lines.append(f"| {task} | {network} | {best[0]} | {said(against[0])} | {said(against[1])} | {asked} |")
+        asked = f"{over_random:+.2f} and {over_imagenet:+.2f}"
+        for key, why in candidates(arms, probe=probe):
+            against = [difference(arms[key], arms[other], probe=probe) for other in ((RANDOM, key[1]), IMAGENET)]
+            named = f"{task} | {key[1]} | {key[0]} ({why})"
+            lines.append(f"| {named} | {said(against[0])} | {said(against[1])} | {asked} |")
     return "\n".join(lines)
+
+
+def candidates(arms: Mapping[Key, Scored], *, probe: bool) -> Iterable[tuple[Key, str]]:
+    """The arm chosen beforehand; the best masked one that begins at ImageNet's weights, and at random ones, a network.
+
+    Yields:
+        (arm, architecture), and why it is listed.
+    """
+    if CHOSEN in arms:
+        yield CHOSEN, "chosen beforehand"
+    for network in sorted({architecture for _, architecture in arms}):
+        masked = [key for key in arms if key[1] == network and key[0] not in NOT_MASKED]
+        for begins in (True, False):
+            own = [key for key in masked if key[0].startswith("imagenet") is begins]
+            if own:
+                best = max(own, key=lambda key: value(arms[key], probe=probe))
+                yield best, f"best of {len(own)} from {'ImageNet' if begins else 'random'} weights"
 
 
 def networks(out: Path) -> str:
@@ -134,15 +162,46 @@ def networks(out: Path) -> str:
     return "\n".join(lines)
 
 
+def finetuned(out: Path) -> str:
+    """Every arm of the fine-tuning study, and its paired difference from random weights of its network."""
+    rows = [row for row in read_table(table_path(out, RESULTS), RESULTS) if is_estimate(row)]
+    pairs = [row for row in read_table(table_path(out, COMPARISONS), COMPARISONS) if row["second"] == RANDOM]
+    keys = ("task", "architecture", "mode", "metric")
+    against = {(*(row[key] for key in keys), row["first"]): row for row in pairs}
+    lines = [
+        "| task | network | weights trained | arm | AUROC (95 % interval) | minus random | detectable |",
+        "| :-- | :-- | :-- | :-- | --: | --: | --: |",
+    ]
+    for row in rows:
+        if row["metric"] != "auroc" or row["level"] == "patient":
+            continue
+        found = against.get((*(row[key] for key in keys), row["arm"]))
+        difference, least = (
+            ("", "") if found is None else (spanned(found, "difference", "+"), f"{found['detectable']:.3f}")
+        )
+        trained = "all" if row["mode"] == "full" else "head only"
+        cells = (row["task"], row["architecture"], trained, row["arm"], spanned(row, "value"), difference, least)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def is_estimate(row: Mapping[str, Any]) -> bool:
+    """All seeds and all rows together, and no control."""
+    return row["seed"] == ALL and row["subset"] == "all" and not row["arm"].startswith(CONTROL)
+
+
+def spanned(row: Mapping[str, Any], name: str, sign: str = "") -> str:
+    """A value and its interval."""
+    return " ".join((f"{row[name]:{sign}.3f}", f"({row['low']:{sign}.3f} to {row['high']:{sign}.3f})"))
+
+
 def recipe(out: Path) -> str:
     """The arms of the search, in its order."""
-    rows = read_table(table_path(out, RESULTS), RESULTS)
-    kept = [row for row in rows if row["seed"] == ALL and not row["arm"].startswith(CONTROL)]
+    kept = [row for row in read_table(table_path(out, RESULTS), RESULTS) if is_estimate(row)]
     found = {(row["arm"], row["metric"]): row for row in kept}
     lines = ["| arm | AUROC (95 % interval) | Dice |", "| :-- | --: | --: |"]
     for arm in dict.fromkeys(row["arm"] for row in kept):
-        one, dice = found[arm, "auroc"], found[arm, "dice"]["value"]
-        lines.append(f"| {arm} | {one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f}) | {dice:.3f} |")
+        lines.append(f"| {arm} | {spanned(found[arm, 'auroc'], 'value')} | {found[arm, 'dice']['value']:.3f} |")
     return "\n".join(lines)
 
 

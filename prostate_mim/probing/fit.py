@@ -71,13 +71,14 @@ def choose_penalty(
     names = numpy_generator(seed, "probe", "inner").permutation(np.unique(owners))
     parts = [names[k::inner_folds] for k in range(min(inner_folds, len(names)))]
     best, chosen = -np.inf, min(penalties)
+    score_of = _auroc if np.isin(labels, (0, 1)).all() else _accuracy  # by all labels: a part may hold two of several
     for penalty in sorted(penalties):
         scores = []
         for part in parts:
             test = np.isin(owners, part)
             if len(np.unique(labels[~test])) < 2 or not test.any():
                 continue
-            scores.append(_score(fit(features[~test], labels[~test], penalty), features[test], labels[test]))
+            scores.append(score_of(fit(features[~test], labels[~test], penalty), features[test], labels[test]))
         score = float(np.mean(scores)) if scores else -np.inf
         if score > best:
             best, chosen = score, penalty
@@ -95,10 +96,11 @@ def dice(called: npt.NDArray[np.bool_], labels: Ints) -> float:
     return 2 * int((called & (labels == 1)).sum()) / both if both else float("nan")
 
 
-def _score(fitted: Fitted, features: Floats, labels: Ints) -> float:
-    probabilities = fitted.probabilities(features)
-    if probabilities.shape[1] == 2:
-        value = auroc(labels, probabilities[:, 1])
-        return 0.5 if value is None else value
-    guessed = fitted.model.classes_[probabilities.argmax(1)]
+def _auroc(fitted: Fitted, features: Floats, labels: Ints) -> float:
+    value = auroc(labels, fitted.probabilities(features)[:, 1])
+    return 0.5 if value is None else value
+
+
+def _accuracy(fitted: Fitted, features: Floats, labels: Ints) -> float:
+    guessed = fitted.model.classes_[fitted.probabilities(features).argmax(1)]
     return float((guessed == labels).mean())

@@ -237,3 +237,10 @@ def test_penalty_is_chosen_on_inner_patients() -> None:
     assert choose_penalty(features, labels, owners, (3.0,), 4, 0) == 3.0
     fitted = fit(np.concatenate([features, np.ones((48, 1))], 1), labels, 1.0)  # a constant column breaks nothing
     assert np.isfinite(fitted.probabilities(np.concatenate([features, np.ones((48, 1))], 1))).all()
+
+
+def test_penalty_of_several_centres_where_an_inner_part_knows_two() -> None:
+    """Three centres in few patients: inner parts fitted to two of them only, or to 1 and 2, are scored all the same."""
+    labels = np.array([0, 1, 2, 1, 2, 1, 2])
+    features = np.eye(3)[labels] + np.random.default_rng(0).normal(0, 0.01, (7, 3))
+    assert choose_penalty(features, labels, np.arange(7), (1e-6, 1.0), 3, 0) == 1.0
