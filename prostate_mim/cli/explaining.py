@@ -42,6 +42,9 @@ def explain(
         str, typer.Option("--box-mm", help="Of occlusion: the covering box, mm, 'z y x'.", show_default="12 12 12")
     ] = "",
     html: Annotated[Path | None, typer.Option(help="Also a page with the map over the image (.html).")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse an image that does not look like axial T2w of a prostate.")
+    ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Also shuffle the weights, step by step: does the map change?")
     ] = False,
@@ -65,7 +68,10 @@ def explain(
     )  # fmt: skip
     for note in looked.notes:
         typer.echo(f"{looked.title}: {note}", err=True)
-    values = _explain(model, looked, settings, target, html, check, _file_of(study, manifest, row))
+    flags = _flags(looked, strict)
+    values = _explain(model, looked, settings, target, html, check, _file_of(study, manifest, row)) | {"flags": flags}
+    for flag in flags:
+        typer.echo(f"warning: {flag}", err=True)
     if as_json:
         show(values, True)
     else:
@@ -110,6 +116,18 @@ def _file_of(study: Path | None, manifest: Path | None, row: int | None) -> Path
 
     path = study if manifest is None else read_manifest(manifest).rows[(row or 1) - 1].t2w
     return None if path is None or path.name.lower().endswith(_BARE) else path
+
+
+def _flags(looked: Looked, strict: bool) -> list[str]:
+    """What the modality guard says of the image, as in predict; if strict, it is refused for that."""
+    from prostate_mim.modality import refuse_flagged
+    from prostate_mim.prediction import load_guard
+
+    volume = looked.volume
+    report = load_guard()(volume, volume.shape_zyx[0] == 1)
+    if strict:
+        refuse_flagged(report, volume.source)
+    return list(report.flags)
 
 
 def _explain(

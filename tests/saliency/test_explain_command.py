@@ -20,7 +20,7 @@ from saliency_parts import rotation, study_with_ball
 
 from prostate_mim.classifier import LesionClassifier
 from prostate_mim.encoder import PreMIM
-from prostate_mim.errors import ProstateMimError
+from prostate_mim.errors import ProstateMimError, VolumeError
 from prostate_mim.spec import InputSpec
 from prostate_mim.volume import Geometry, Volume, read_volume, write_volume
 
@@ -67,8 +67,9 @@ def test_map_page_and_numbers(folder: Path, tmp_path: Path) -> None:
         ],
         capture_output=True, text=True, timeout=300, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
     told = json.loads(done.stdout)
+    assert told["flags"]  # a ball is no prostate
+    assert (done.returncode, done.stderr.splitlines()) == (0, [f"warning: {flag}" for flag in told["flags"]])
     assert (told["out"], told["html"], told["method"], told["stage"]) == (str(out), str(html), "gradcam", 3)
     assert [step["shuffled"] for step in told["check"]][-1] == "all"
     assert told["model"] == "small.classifier" and len(told["revision"]) == 16 and 0 < told["probability"] < 1
@@ -102,6 +103,14 @@ def test_a_row_of_a_manifest_and_a_bare_array(folder: Path, tmp_path: Path, caps
         "--method", "occlusion", "--box-mm", "9 6 6",
     )  # fmt: skip
     assert read_volume(tmp_path / "bare.mha").shape_zyx == (20, 90, 90)
+
+
+def test_strict_refuses_what_is_no_prostate(folder: Path, tmp_path: Path) -> None:
+    """As predict does; no map is written."""
+    study, out = folder / "PAT0815.nii.gz", tmp_path / "map.nii.gz"
+    with pytest.raises(VolumeError, match="leave out --strict to go on in spite of it"):
+        in_process("explain", study, "--model", folder / "release", "--out", out, "--strict")
+    assert not out.exists()
 
 
 GOOD = ("explain", "{f}/PAT0815.nii.gz", "--model", "{f}/release", "--out", "{t}/map.nii.gz")
