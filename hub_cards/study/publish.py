@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -70,11 +71,17 @@ def main() -> None:
 
 def scored(out: Path, task: str, metric: str, fraction: float) -> dict[Key, Scored]:
     """(arm, architecture) -> what is paired: the rows' mean probabilities, or in probes each patient's mean value."""
-    rows = of_task(read_table(table_path(out, PREDICTIONS), PREDICTIONS), task, fraction)
+    rows = of_task(rows_of(out, PREDICTIONS), task, fraction)
     if rows:
         return {key: mean_over_seeds([scored_of(one) for one in by(own, "seed")]) for key, own in by_arm(rows)}
-    rows = of_task(read_table(table_path(out, CASES), CASES), task, fraction)
+    rows = of_task(rows_of(out, CASES), task, fraction)
     return {key: per_patient([row for row in own if row["metric"] == metric]) for key, own in by_arm(rows)}
+
+
+@functools.cache
+def rows_of(out: Path, name: str) -> Rows:
+    """A table's rows; of a large one, read once."""
+    return read_table(table_path(out, name), name)
 
 
 def of_task(rows: Iterable[Mapping[str, Any]], task: str, fraction: float) -> Rows:
@@ -109,7 +116,10 @@ def value(one: Scored, *, probe: bool) -> float:
 
 
 def difference(first: Scored, second: Scored, *, probe: bool) -> Comparison:
-    """First minus second, paired; over patients."""
+    """First minus second, paired; over patients, in probes those that have a value in both."""
+    if probe:
+        both = set(first.patients) & set(second.patients)
+        first, second = (one.where([who in both for who in one.patients]) for one in (first, second))
     return compare(first, second, metric=mean_value if probe else "auroc", samples=SAMPLES, seed=SEED)
 
 
@@ -164,8 +174,8 @@ def networks(out: Path) -> str:
 
 def finetuned(out: Path) -> str:
     """Every arm of the fine-tuning study, and its paired difference from random weights of its network."""
-    rows = [row for row in read_table(table_path(out, RESULTS), RESULTS) if is_estimate(row)]
-    pairs = [row for row in read_table(table_path(out, COMPARISONS), COMPARISONS) if row["second"] == RANDOM]
+    rows = [row for row in rows_of(out, RESULTS) if is_estimate(row)]
+    pairs = [row for row in rows_of(out, COMPARISONS) if row["second"] == RANDOM]
     keys = ("task", "architecture", "mode", "metric")
     against = {(*(row[key] for key in keys), row["first"]): row for row in pairs}
     lines = [
@@ -197,7 +207,7 @@ def spanned(row: Mapping[str, Any], name: str, sign: str = "") -> str:
 
 def recipe(out: Path) -> str:
     """The arms of the search, in its order."""
-    kept = [row for row in read_table(table_path(out, RESULTS), RESULTS) if is_estimate(row)]
+    kept = [row for row in rows_of(out, RESULTS) if is_estimate(row)]
     found = {(row["arm"], row["metric"]): row for row in kept}
     lines = ["| arm | AUROC (95 % interval) | Dice |", "| :-- | --: | --: |"]
     for arm in dict.fromkeys(row["arm"] for row in kept):
