@@ -66,17 +66,12 @@ def explain(
         position_mm_lps=numbers(position, "--position") if position else None,
         spacing_mm_zyx=numbers(spacing, "--spacing") if spacing else None,
     )  # fmt: skip
-    for note in looked.notes:
-        typer.echo(f"{looked.title}: {note}", err=True)
-    flags = _flags(looked, strict)
+    flags = _warn(looked, strict)
     values = _explain(model, looked, settings, target, html, check, _file_of(study, manifest, row)) | {"flags": flags}
-    for flag in flags:
-        typer.echo(f"warning: {flag}", err=True)
     if as_json:
         show(values, True)
     else:
-        for line in _lines(values):
-            typer.echo(line)
+        typer.echo("\n".join(_lines(values)))
 
 
 def _check_out(out: Path | None, study: Path | None) -> Path:
@@ -118,8 +113,8 @@ def _file_of(study: Path | None, manifest: Path | None, row: int | None) -> Path
     return None if path is None or path.name.lower().endswith(_BARE) else path
 
 
-def _flags(looked: Looked, strict: bool) -> list[str]:
-    """What the modality guard says of the image, as in predict; if strict, it is refused for that."""
+def _warn(looked: Looked, strict: bool) -> list[str]:
+    """Say what is odd about the study; returns the modality guard's flags, which refuse it if strict."""
     from prostate_mim.modality import refuse_flagged
     from prostate_mim.prediction import load_guard
 
@@ -127,6 +122,8 @@ def _flags(looked: Looked, strict: bool) -> list[str]:
     report = load_guard()(volume, volume.shape_zyx[0] == 1)
     if strict:
         refuse_flagged(report, volume.source)
+    for line in (*(f"{looked.title}: {note}" for note in looked.notes), *(f"warning: {flag}" for flag in report.flags)):
+        typer.echo(line, err=True)
     return list(report.flags)
 
 
