@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from tabular import baselines, table
 
+from prostate_mim.errors import ProstateMimError
 from prostate_mim.files import make_folder, write_text
 from prostate_mim.metrics import METRICS, Comparison, Scored, compare
 from prostate_mim.study.markdown import study_markdown
@@ -216,4 +217,7 @@ def recipe(out: Path) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ProstateMimError as error:
+        raise SystemExit(f"error: {error}") from None
