@@ -6,11 +6,12 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from prostate_mim.engine.runs import prepare_rows
+from prostate_mim.errors import IntegrityError
 from prostate_mim.files import make_folder, sha256_of, write_text
 from prostate_mim.hub import read_release, resolve
 from prostate_mim.hub.release import SUMS, WEIGHTS, verify_sums
@@ -179,14 +180,38 @@ def _manifest_of(plan: EncoderPlan, places: Places) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def weights_of(plan: EncoderPlan, places: Places) -> str | None:
-    """SHA-256 of a finished encoder's weights; None where it is not finished.
+@dataclass(frozen=True)
+class Weights:
+    """What is known of a finished encoder. A note of it stays when its folder is deleted to make room.
+
+    Attributes:
+        sha256: of its weights.
+        details: of its initialisation, plain values.
+    """
+
+    sha256: str
+    details: Any
+
+
+def weights_of(plan: EncoderPlan, places: Places) -> Weights | None:
+    """What is known of an encoder, from its release or the note of one that was there; None where neither is.
 
     Raises:
-        IntegrityError: its release is damaged.
+        IntegrityError: its release, or the note, is damaged.
     """
-    release = plan.release(places)
-    return verify_sums(release)[WEIGHTS] if (release / SUMS).is_file() else None
+    release, note = plan.release(places), places.weights(plan.key)
+    if (release / SUMS).is_file():
+        found = Weights(verify_sums(release)[WEIGHTS], read_release(release).details.get("initialisation"))
+        text = json.dumps(asdict(found))
+        if not note.is_file() or note.read_text() != text:
+            write_text(note, text)
+        return found
+    try:
+        return Weights(**json.loads(note.read_text()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise IntegrityError(f"{note}: not a note of an encoder's weights; delete it: they are made again") from error
 
 
 def _digest(rows: list[int]) -> str:

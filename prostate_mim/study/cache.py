@@ -23,8 +23,8 @@ FORMAT = 1
 _FREE = (
     "device", "workers", "loader_timeout", "trackers", "checkpoint_every", "keep_last", "keep_best", "health_every",
 )  # fmt: skip
-_OF_ENCODERS = ("pretraining", "encoders")
-_FOLDERS = ("pretraining", "encoders", "features", "cells", "scores", "comparisons", "training")
+_OF_ENCODERS = ("pretraining", "encoders", "weights")
+_FOLDERS = (*_OF_ENCODERS, "features", "cells", "scores", "comparisons", "training")
 
 
 def key_of(what: str, values: Mapping[str, Any]) -> str:
@@ -78,6 +78,10 @@ class Places:
     def table(self, kind: str, key: str) -> Path:
         """A parquet file: of ``cells``, ``scores`` or ``comparisons``."""
         return self.out / kind / f"{key}.parquet"
+
+    def weights(self, key: str) -> Path:
+        """A JSON file: what is known of an encoder that was finished, and that may be gone."""
+        return self.folder("weights", f"{key}.json")
 
     def features(self, key: str) -> Path:
         """A safetensors file."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from prostate_mim.errors import ManifestError, ProstateMimError
-from prostate_mim.study.arms import EncoderPlan, Planned, Planner, make_encoder, weights_of
+from prostate_mim.study.arms import EncoderPlan, Planned, Planner, Weights, make_encoder, weights_of
 from prostate_mim.study.cache import Places
 from prostate_mim.study.cells import Cell, CellJob, EncoderAt, cell_config, cell_key, encoder_of
 from prostate_mim.study.config import LESIONS, ArmConfig, StudyConfig, TaskConfig
@@ -67,7 +67,7 @@ class Plan:
         encoders: for each combination that could be planned.
         reasons: why a task or a combination could not.
         allowed: task name -> overlap within the task that it allows.
-        weights: key of a finished encoder -> SHA-256 of its weights.
+        weights: key of a finished encoder -> what is known of it.
     """
 
     config: StudyConfig
@@ -77,7 +77,7 @@ class Plan:
     encoders: dict[Combination, list[Planned]] = field(default_factory=dict)
     reasons: dict[Combination, str] = field(default_factory=dict)
     allowed: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    weights: dict[str, str] = field(default_factory=dict)
+    weights: dict[str, Weights] = field(default_factory=dict)
 
     def combination(self, place: Place) -> Combination:
         """What a cell shares its encoder with."""
@@ -86,22 +86,25 @@ class Plan:
         return place.task.name, place.arm.name, place.cell.architecture, seed
 
     def encoder_jobs(self) -> list[EncoderJob]:
-        """Of the chosen cells, each encoder once."""
+        """Of the chosen cells that are not computed yet, each encoder once."""
         plans = {
             planned.plan.key: planned.plan
             for place in self.grid
-            if place.chosen
+            if place.chosen and not self.is_computed(place)
             for planned in self.encoders.get(self.combination(place), [])
         }
         return [EncoderJob(plan, self.places) for plan in plans.values()]
 
     def find_weights(self) -> None:
-        """Look which encoders are finished."""
-        for planned in (one for every in self.encoders.values() for one in every):
-            if planned.plan.key not in self.weights:
-                found = weights_of(planned.plan, self.places)
-                if found is not None:
-                    self.weights[planned.plan.key] = found
+        """Look which encoders are finished. One that is made a second time may have other weights."""
+        plans = {one.plan.key: one.plan for every in self.encoders.values() for one in every}
+        known = {key: weights_of(plan, self.places) for key, plan in plans.items()}
+        self.weights = {key: found for key, found in known.items() if found is not None}
+
+    def is_computed(self, place: Place) -> bool:
+        """Whether a cell's result is there, by the weights that are known."""
+        job = self.cell_job(place)
+        return job is not None and job.path.is_file()
 
     def finished(self, place: Place) -> tuple[EncoderAt, ...]:
         """The encoders of a cell; none if one of them is missing."""
@@ -109,7 +112,7 @@ class Plan:
         if any(one.plan.key not in self.weights for one in planned):
             return ()
         return tuple(
-            EncoderAt(one.fold, one.plan.release(self.places), self.weights[one.plan.key]) for one in planned
+            EncoderAt(one.fold, one.plan.release(self.places), self.weights[one.plan.key].sha256) for one in planned
         )  # fmt: skip
 
     def feature_jobs(self) -> list[FeatureJob]:

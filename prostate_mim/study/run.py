@@ -151,8 +151,7 @@ def _made(plan: Plan, engine: Engine) -> StudyRun:
 
 def _done(plan: Plan) -> int:
     plan.find_weights()
-    jobs = (plan.cell_job(place) for place in plan.grid)
-    return sum(job is not None and job.path.is_file() for job in jobs)
+    return sum(plan.is_computed(place) for place in plan.grid)
 
 
 def _compute(plan: Plan, run: Run) -> list[Failed]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from prostate_mim.config import config_to_dict
-from prostate_mim.hub import read_release
 from prostate_mim.nets import build_encoder
 from prostate_mim.study.config import LESIONS, PRETRAINED, ArmConfig, StudyConfig, TaskConfig
 from prostate_mim.study.plan import Plan
@@ -86,18 +85,13 @@ def _arm(plan: Plan, config: StudyConfig, arm: ArmConfig, architecture: str) -> 
     encoders: dict[str, dict[str, Any]] = {}
     for (task, name, own, seed), every in plan.encoders.items():
         for one in every if (name, own) == (arm.name, architecture) else ():
-            weights = plan.weights.get(one.plan.key)
-            if weights is not None:
+            known = plan.weights.get(one.plan.key)
+            if known is not None:
                 fold = None if one.fold == ALL_FOLDS else one.fold
-                found = {"task": task, "seed": seed, "fold": fold, "weights_sha256": weights}
+                found = {"task": task, "seed": seed, "fold": fold, "weights_sha256": known.sha256}
                 encoders[f"{task} {one.plan.key}"] = found
-                values["details"] = _details(one.plan.release(plan.places))
+                values["details"] = without_paths(known.details)
     return {**values, "parameters": _parameters(architecture), "encoders": list(encoders.values())}
-
-
-def _details(release: Path) -> Any:
-    """What a release says of its initialisation; pretrained ones say all of it in their configuration."""
-    return without_paths(read_release(release).details.get("initialisation"))
 
 
 @lru_cache(maxsize=16)

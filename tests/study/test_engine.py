@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prostate_mim.errors import TrainingError, UsageError
+from prostate_mim.errors import IntegrityError, TrainingError, UsageError
 from prostate_mim.finetuning import cross_fit
 from prostate_mim.metrics import METRICS
 from prostate_mim.study import StudyRun, read_study, run_study
@@ -109,6 +109,26 @@ def test_encoders_are_shared(finished: StudyRun, study_folder: Path, store: Path
     assert made.computed == 8 and contents(made.out) == contents(finished.out)
     assert {path: path.stat().st_mtime_ns for path in finished.out.glob("pretraining/*/*")} == before
     assert not (made.out / "pretraining").exists() and not (made.out / "encoders").exists()
+
+
+def test_encoders_may_be_deleted(finished: StudyRun, study_folder: Path, store: Path, tmp_path: Path) -> None:
+    """What was computed stays known by the notes of the weights; an encoder is made again only for a new cell."""
+    config, out = read_study(study_folder / "study.toml"), tmp_path / "out"
+    shutil.copytree(finished.out, out)
+    for folder in ("pretraining", "encoders", "features"):
+        shutil.rmtree(out / folder)
+    again = run_study(config, out, store=store)
+    assert (again.computed, again.done) == (0, 8) and contents(out) == contents(finished.out)
+    assert not list((out / "pretraining").iterdir())
+    next((out / "cells").iterdir()).unlink()
+    again = run_study(config, out, store=store)
+    assert again.computed == 1 and contents(out) == contents(finished.out)
+    note = next((out / "weights").iterdir())
+    shutil.rmtree(out / "pretraining")
+    shutil.rmtree(out / "encoders")
+    note.write_text("{}")
+    with pytest.raises(IntegrityError, match="delete it"):
+        run_study(config, out, store=store)
 
 
 def test_values_are_those_of_the_predictions(finished: StudyRun) -> None:
