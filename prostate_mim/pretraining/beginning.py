@@ -27,7 +27,7 @@ def make_encoder(config: PretrainConfig) -> Encoder:
         raise UsageError("begin_source is given, but random weights need none; choose another begin, or leave it out")
     encoder = build_encoder(config.architecture)
     if config.begin != RANDOM:
-        encoder.load_state_dict(_begun(config).encoder.state_dict(), strict=True)
+        encoder.load_state_dict(beginning_of(config).encoder.state_dict(), strict=True)
     return encoder
 
 
@@ -43,11 +43,16 @@ def studies_seen(config: PretrainConfig, hashes: Collection[str], weights: Mappi
     """
     if config.begin == RANDOM:
         return Studies(pretraining=StudyHashes.make(hashes, study_key(weights)))
-    before = _begun(config).studies
+    before = beginning_of(config).studies
     if before.pretraining is None:
         return Studies()
     return Studies(before.pretraining.extended(hashes), before.fine_tuning)
 
 
-def _begun(config: PretrainConfig) -> PreMIM:
+def beginning_of(config: PretrainConfig) -> PreMIM:
+    """The weights that exist already, for a pretraining that does not begin at random ones.
+
+    Raises:
+        NotFoundError, UsageError, IntegrityError: as ``initialisations.initialise``.
+    """
     return initialise(config.begin, config.architecture, source=config.begin_source or None, spec=config.spec)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from prostate_mim.study.config import ArmConfig, ProbeOptions, StudyConfig, TaskConfig, read_study
+from prostate_mim.study.config import ArmConfig, ProbeOptions, StudyConfig, TaskConfig
+from prostate_mim.study.reading import read_study
 from prostate_mim.study.run import Failed, StudyRun, run_study
 
 __all__ = [

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from prostate_mim.hub.release import SUMS, WEIGHTS, verify_sums
 from prostate_mim.initialisations import initialise
 from prostate_mim.manifest import Manifest, read_manifest
 from prostate_mim.pretraining import PretrainConfig, pretrain
+from prostate_mim.pretraining.averaging import average_with_beginning, check_average
 from prostate_mim.spec import InputSpec
 from prostate_mim.store import PreparedManifest
 from prostate_mim.study.cache import Places, identity_of, key_of
@@ -38,6 +39,8 @@ class EncoderPlan:
         manifest: the CSV to pretrain on.
         rows: numbers of its rows that are used; all if empty.
         spec: of an encoder that is not pretrained by this study.
+        average: of a mean of pretrained weights and those that they began with: the share of the former.
+        pretrained: of such a mean: the encoder that it is made from, which must be made before.
     """
 
     key: str
@@ -50,6 +53,8 @@ class EncoderPlan:
     manifest: str
     spec: InputSpec
     rows: tuple[int, ...] = ()
+    average: float = 1.0
+    pretrained: EncoderPlan | None = None
 
     def release(self, places: Places) -> Path:
         """Where its release lies, or will lie."""
@@ -119,7 +124,7 @@ class Planner:
             title = f"{arm.name} {architecture}" + (f" fold {fold}" if per_fold else "")
             used = tuple(kept) if len(kept) < len(listed.rows) else ()
             plan = EncoderPlan(key, title, PRETRAINED, architecture, seed, "", config, source, config.spec, used)
-            yield Planned(fold, plan, proof)
+            yield Planned(fold, plan if arm.average == 1.0 else _averaged(plan, config, arm.average), proof)
 
     def _data(self, source: str, config: PretrainConfig) -> tuple[Manifest, PreparedManifest]:
         region = config.spec.with_size(config.region_zyx)
@@ -127,6 +132,12 @@ class Planner:
             listed = read_manifest(source)
             self._read[source, region] = listed, prepare_rows(listed, region, store=self._places.store)
         return self._read[source, region]
+
+
+def _averaged(plan: EncoderPlan, config: PretrainConfig, share: float) -> EncoderPlan:
+    check_average(config, share)
+    key = key_of("average", {"of": plan.key, "share": share})
+    return replace(plan, key=key, pretraining=None, average=share, pretrained=plan)
 
 
 def _elsewhere(arm: ArmConfig, architecture: str, seed: int, spec: InputSpec) -> EncoderPlan:
@@ -156,6 +167,9 @@ def make_encoder(plan: EncoderPlan, places: Places) -> Path:
     release = plan.release(places)
     if (release / SUMS).is_file():
         return release
+    if plan.pretrained is not None and plan.pretrained.pretraining is not None:
+        before = plan.pretrained.release(places)
+        return average_with_beginning(before, release, plan.pretrained.pretraining, plan.average)
     if plan.pretraining is not None:
         with _manifest_of(plan, places) as manifest:
             return pretrain(manifest, release.parent, plan.pretraining, resume=True, store=places.store)

@@ -1,15 +1,13 @@
-"""StudyConfig: the whole grid as plain values that a TOML file can hold."""
+"""StudyConfig: the whole grid as plain values."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from prostate_mim.config import config_from_dict, read_values
 from prostate_mim.errors import UsageError
 from prostate_mim.finetuning import MODES, FinetuneConfig
 from prostate_mim.initialisations import INITIALISATIONS
@@ -126,6 +124,8 @@ class ArmConfig:
         pretraining_manifest: of ``pretrained``: in place of the task's or the study's.
         pretraining_seeds: seeds of the weights, random ones too; the study's seed number i uses number i of these,
             begun anew when they are used up.
+        average: of ``pretrained``, begun at weights that exist: the share of the pretrained weights in a mean with
+            those; 1 for the pretrained weights as they are. Arms that differ in it alone share their pretraining.
     """
 
     name: str
@@ -138,6 +138,7 @@ class ArmConfig:
     pretraining: PretrainConfig = field(default_factory=PretrainConfig)
     pretraining_manifest: str = ""
     pretraining_seeds: tuple[int, ...] = (0,)
+    average: float = 1.0
 
     def __post_init__(self) -> None:
         _check_name("arm", self.name)
@@ -148,8 +149,10 @@ class ArmConfig:
             raise UsageError(f"arm {self.name!r}: pretraining_seeds is empty; give at least one")
         if self.initialisation == RELEASE and not self.source:
             raise UsageError(f"arm {self.name!r}: a release needs a source: its name or folder")
-        if self.initialisation != PRETRAINED and (self.method or self.strategy or self.ratio):
-            raise UsageError(f"arm {self.name!r}: method, strategy and ratio are for initialisation {PRETRAINED!r}")
+        if self.initialisation != PRETRAINED and (self.method or self.strategy or self.ratio or self.average != 1.0):
+            raise UsageError(
+                f"arm {self.name!r}: method, strategy, ratio and average are for initialisation {PRETRAINED!r}"
+            )
         if self.method:
             find_method(self.method)
 
@@ -236,68 +239,6 @@ class StudyConfig:
     def references_or_first(self) -> tuple[str, ...]:
         """Names of the arms that every other is compared with."""
         return self.references or (self.arms[0].name,)
-
-
-def read_study(path: str | Path, data: str | Path | None = None) -> StudyConfig:
-    """Read a study's TOML file; paths in it become absolute.
-
-    ``[pretraining]`` is every arm's, and a table ``[arms.pretraining]`` holds what differs from it.
-
-    Args:
-        path: the file.
-        data: where relative paths of manifests and sources start; the file's own folder if None.
-
-    Raises:
-        NotFoundError, UsageError: as ``config.read_config``.
-    """
-    values = read_values(path)
-    common = values.get("pretraining", {})
-    arms = values.get("arms")
-    if isinstance(arms, list) and isinstance(common, Mapping):
-        values["arms"] = [_with_common(arm, common) for arm in arms]
-    config = config_from_dict(values, StudyConfig, str(path))
-    root = Path(path).parent if data is None else Path(data)
-    return _with_paths(config, root.resolve())
-
-
-def _with_common(arm: Any, common: Mapping[str, Any]) -> Any:
-    if not isinstance(arm, Mapping):
-        return arm  # the schema refuses it, with a better message
-    own = arm.get("pretraining", {})
-    return {**arm, "pretraining": _merged(common, own) if isinstance(own, Mapping) else own}
-
-
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    made = dict(below)
-    for name, value in above.items():
-        under = made.get(name)
-        both = isinstance(under, Mapping) and isinstance(value, Mapping)
-        made[name] = _merged(under, value) if both else value  # type: ignore[arg-type]
-    return made
-
-
-def _with_paths(config: StudyConfig, root: Path) -> StudyConfig:
-    def place(text: str) -> str:
-        return str(root / text) if text else ""
-
-    tasks = tuple(
-        dataclasses.replace(
-            task, manifest=place(task.manifest), pretraining_manifest=place(task.pretraining_manifest),
-            picai_labels=place(task.picai_labels),
-        )
-        for task in config.tasks
-    )  # fmt: skip
-    arms = tuple(
-        dataclasses.replace(
-            arm, pretraining_manifest=place(arm.pretraining_manifest),
-            # The name of a release is none of a file.
-            source=place(arm.source) if arm.initialisation != RELEASE or (root / arm.source).exists() else arm.source,
-        )
-        for arm in config.arms
-    )  # fmt: skip
-    return dataclasses.replace(
-        config, tasks=tasks, arms=arms, pretraining_manifest=place(config.pretraining_manifest)
-    )  # fmt: skip
 
 
 def _check_name(what: str, name: str) -> None:

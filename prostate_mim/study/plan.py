@@ -85,15 +85,19 @@ class Plan:
         seed = seeds[self.config.seeds.index(place.cell.seed) % len(seeds)]
         return place.task.name, place.arm.name, place.cell.architecture, seed
 
-    def encoder_jobs(self) -> list[EncoderJob]:
-        """Of the chosen cells that are not computed yet, each encoder once."""
-        plans = {
-            planned.plan.key: planned.plan
-            for place in self.grid
-            if place.chosen and not self.is_computed(place)
-            for planned in self.encoders.get(self.combination(place), [])
-        }
-        return [EncoderJob(plan, self.places) for plan in plans.values()]
+    def encoder_jobs(self) -> tuple[list[EncoderJob], list[EncoderJob]]:
+        """Of the chosen cells that are not computed yet, each encoder once; then those that are made from others."""
+        first: dict[str, EncoderJob] = {}
+        then: dict[str, EncoderJob] = {}
+        for place in self.grid:
+            if place.chosen and not self.is_computed(place):
+                for planned in self.encoders.get(self.combination(place), []):
+                    plan = planned.plan
+                    if plan.pretrained is not None:
+                        then[plan.key] = EncoderJob(plan, self.places)
+                        plan = plan.pretrained
+                    first[plan.key] = EncoderJob(plan, self.places)
+        return list(first.values()), list(then.values())
 
     def find_weights(self) -> None:
         """Look which encoders are finished. One that is made a second time may have other weights."""

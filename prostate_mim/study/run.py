@@ -156,7 +156,10 @@ def _done(plan: Plan) -> int:
 
 def _compute(plan: Plan, run: Run) -> list[Failed]:
     """Encoders, features, cells; returns what of the chosen part is not there afterwards, and why."""
-    reasons = {answer.key: answer.reason for answer in run(plan.encoder_jobs(), "encoders")}
+    reasons: dict[str, str] = {}
+    for wave in plan.encoder_jobs():
+        possible = [job for job in wave if job.plan.pretrained is None or not reasons.get(job.plan.pretrained.key)]
+        reasons |= {answer.key: answer.reason for answer in run(possible, "encoders")}
     plan.find_weights()
     reasons |= {answer.key: answer.reason for answer in run(plan.feature_jobs(), "features")}
     jobs: dict[str, Job] = {}
@@ -181,8 +184,9 @@ def _reason(plan: Plan, place: Place, job: CellJob | None, reasons: Mapping[str,
     if combination in plan.reasons:
         return plan.reasons[combination]
     for planned in plan.encoders[combination]:
-        if reasons.get(planned.plan.key):
-            return f"its encoder: {reasons[planned.plan.key]}"
+        for made in (planned.plan.pretrained, planned.plan):
+            if made is not None and reasons.get(made.key):
+                return f"its encoder: {reasons[made.key]}"
     for feature in plan.features_of(place, job) if job is not None else ():
         if reasons.get(feature.key):
             return f"its features: {reasons[feature.key]}"

@@ -82,6 +82,7 @@ def _arm(plan: Plan, config: StudyConfig, arm: ArmConfig, architecture: str) -> 
         method = config_to_dict(pretraining)["method"]
         values |= {"method": method, "steps": pretraining.loop.steps, "batch": pretraining.loop.batch}
         values["objective"] = getattr(pretraining, "objective", "mim")
+        values |= {"average": arm.average} if arm.average != 1.0 else {}
     encoders: dict[str, dict[str, Any]] = {}
     for (task, name, own, seed), every in plan.encoders.items():
         for one in every if (name, own) == (arm.name, architecture) else ():

@@ -23,6 +23,7 @@ from prostate_mim.mim.methods import vary
 from prostate_mim.phantom import write_cohort
 from prostate_mim.preprocess import Crop
 from prostate_mim.pretraining import PretrainConfig, make_model, pretrain
+from prostate_mim.pretraining.averaging import average_with_beginning
 from prostate_mim.reconstruction import MimRelease, load_mim, reconstruct, score_reconstruction
 from prostate_mim.spec import InputSpec
 from prostate_mim.volume import Geometry
@@ -357,3 +358,25 @@ def test_beginnings_that_make_no_sense_are_refused() -> None:
         make_model(config(METHODS["fcmae"], begin_source="x"))
     with pytest.raises(UsageError, match="does not exist for resenc-s"):
         make_model(config(METHODS["fcmae"], begin="imagenet"))
+
+
+def test_averaged_with_its_beginning(phantoms: Path, tmp_path: Path) -> None:
+    """Tensor by tensor, running moments too; what it has seen is the pretraining's; random beginnings are refused."""
+    plain = config(vary("topdown", **HALF))
+    release = pretrain(phantoms.with_name("studies.csv"), tmp_path / "a", plain)
+    going_on = replace(plain, begin="release", begin_source=str(release))
+    pretrained = pretrain(phantoms.with_name("studies.csv"), tmp_path / "b", going_on)
+    made = PreMIM.from_pretrained(average_with_beginning(pretrained, tmp_path / "mean", going_on, 0.25))
+    before, after = (PreMIM.from_pretrained(each) for each in (release, pretrained))
+    old, new = before.encoder.state_dict(), after.encoder.state_dict()
+    for name, value in made.encoder.state_dict().items():
+        expected = 0.75 * old[name] + 0.25 * new[name] if value.is_floating_point() else new[name]
+        torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-7)
+    assert any("running_var" in name and not torch.equal(old[name], new[name]) for name in old)
+    assert made.studies == after.studies and made.revision not in (before.revision, after.revision)
+    assert made.details["averaged_with_beginning"] == {"begin": "release", "share": 0.25}
+    with pytest.raises(UsageError, match="random ones know nothing"):
+        average_with_beginning(release, tmp_path / "no", plain, 0.5)
+    with pytest.raises(UsageError, match=r"average is 1\.5; .* above 0 and below 1"):
+        average_with_beginning(pretrained, tmp_path / "no", going_on, 1.5)
+    assert not (tmp_path / "no").exists()

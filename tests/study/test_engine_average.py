@@ -1,0 +1,75 @@
+"""Arms that average pretrained weights with those that they began with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from prostate_mim.errors import UsageError
+from prostate_mim.initialisations import initialise
+from prostate_mim.spec import InputSpec
+from prostate_mim.study import read_study, run_study
+
+LEAST = (("seeds = [0, 1]", "seeds = [0]"), ("fractions = [0.5, 1.0]", "fractions = [1.0]"))
+ARM = """
+begin = "release"
+begin_source = "{source}"
+"""
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> str:
+    """What ``[arms.pretraining]`` says of arms that begin at a release."""
+    made = initialise("random", "resenc-s", seed=9, spec=InputSpec(size_zyx=(8, 32, 32)))
+    return ARM.format(source=made.save_pretrained(tmp_path / "beginning", name="resenc-s.nine"))
+
+
+def test_averages_share_their_pretraining(
+    begun: str, store: Path, tmp_path: Path, variant: Callable[..., Path]
+) -> None:
+    """One pretraining serves both averages and the arm of neither; each has its own weights, and says its share."""
+    more = "".join(
+        f'\n[[arms]]\nname = "{name}"\naverage = {share}\n[arms.pretraining]{begun}'
+        for name, share in (("half", 0.5), ("most", 0.75), ("whole", 1.0))
+    )
+    out = tmp_path / "out"
+    run = run_study(read_study(variant(*LEAST, more=more)), out, store=store, engine="process", workers=2)
+    assert (run.done, run.failures) == (5, ())
+    assert len(list((out / "pretraining").glob("*/metrics.jsonl"))) == 2  # of "blocks", and of the three
+    arms = {arm["name"]: arm for arm in json.loads((out / "study.json").read_text())["arms"]}
+    assert [arms[name].get("average") for name in ("blocks", "half", "most", "whole")] == [None, 0.5, 0.75, None]
+    assert len({arm["encoders"][0]["weights_sha256"] for arm in arms.values()}) == 5
+    assert len(list((out / "cells").iterdir())) == 5
+
+
+def test_what_a_failed_pretraining_takes_along(
+    begun: str, store: Path, tmp_path: Path, variant: Callable[..., Path]
+) -> None:
+    """The average is named by the reason of what it is made from, and is not tried."""
+    bad = begun + "[arms.pretraining.loop]\nlearning_rate = 1e30\nsteps = 40\n"
+    more = f'\n[[arms]]\nname = "half"\naverage = 0.5\n[arms.pretraining]{bad}'
+    run = run_study(read_study(variant(*LEAST, more=more)), tmp_path / "out", store=store, skip_bad=True)
+    (failed,) = run.failures
+    assert failed.cell is not None and failed.cell.arm == "half" and "its encoder: " in failed.reason
+    assert "the loss is nan" in failed.reason
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("average = 0.5\n", "random ones know nothing"),
+        ('initialisation = "random"\naverage = 0.5\n', "average are for initialisation 'pretrained'"),
+        ("average = 1.5\n", "above 0 and below 1"),
+    ],
+)
+def test_averages_that_mean_nothing_are_refused(
+    text: str, message: str, store: Path, tmp_path: Path, variant: Callable[..., Path]
+) -> None:
+    """Before anything is computed."""
+    path = variant(*LEAST, more=f'\n[[arms]]\nname = "mean"\n{text}')
+    with pytest.raises(UsageError, match=message):
+        run_study(read_study(path), tmp_path / "out", store=store)
+    assert not list((tmp_path / "out").glob("cells/*"))
