@@ -28,7 +28,8 @@ class Encoding(nn.Module):
         super().__init__()
         self.grid, self.kind, self.path = grid, kind, path
         self.stages: tuple[StageInfo, ...] = encoder.stage_info
-        self.encoder = masked_twin(encoder)
+        # A dense kind has no masked parts: the network stays what it is, and gets the kernels that the engine knows of.
+        self.encoder = masked_twin(encoder) if kind == "exact" else encoder
         self._measured: str | None = None
         self.token: nn.Parameter | None = None
         self._middle = len(self.stages) // 2 - 1
