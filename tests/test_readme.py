@@ -78,7 +78,7 @@ def test_study_configuration_is_read(tmp_path: Path) -> None:
     path.write_text(found)
     config = read_study(path)
     assert [arm.name for arm in config.arms] == ["random", "imagenet", "slabs"]
-    assert config.arms[2].pretrain_config("effnet-lite0", 0).loop.steps == 2000
+    assert config.arms[2].pretrain_configs("effnet-lite0", 0)[0].loop.steps == 2000
 
 
 def test_make_targets_exist() -> None:

@@ -1,7 +1,8 @@
-"""average_with_beginning: a finished pretraining -> the mean of its weights and those that it began with."""
+"""average_with_beginning: finished pretrainings -> the mean of their weights and those that they began with."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,17 +14,20 @@ from prostate_mim.pretraining.beginning import beginning_of
 from prostate_mim.pretraining.config import RANDOM, PretrainConfig
 
 
-def average_with_beginning(release: str | Path, out: str | Path, config: PretrainConfig, share: float) -> Path:
+def average_with_beginning(
+    releases: Sequence[str | Path], out: str | Path, config: PretrainConfig, share: float
+) -> Path:
     """Write the release of ``(1 - share) * before + share * after``, tensor by tensor, running moments included.
 
     A short pretraining stays near to the weights that it begins with, and on the line between the two lie weights that
-    keep what the first knew (Wortsman et al. 2022, Robust fine-tuning of zero-shot models, CVPR, equation 1).
+    keep what the first knew (Wortsman et al. 2022, Robust fine-tuning of zero-shot models, CVPR, equation 1). ``after``
+    is the mean of all pretrainings (Wortsman et al. 2022, Model soups, ICML, section 2).
 
     Args:
-        release: of the finished pretraining.
+        releases: of the finished pretrainings, all of the same studies; the new release says what the first has seen.
         out: the new release folder; must not exist, or be empty.
-        config: of the pretraining; it must have begun at weights that exist.
-        share: of the pretrained weights, above 0 and below 1.
+        config: of one of them; it must have begun at weights that exist, and the others at the same.
+        share: of the pretrained weights together, above 0 and below 1.
 
     Returns:
         ``out``.
@@ -34,13 +38,17 @@ def average_with_beginning(release: str | Path, out: str | Path, config: Pretrai
         NotFoundError, IntegrityError: either set of weights.
     """
     check_average(config, share)
-    after = PreMIM.from_pretrained(release)
+    after, *others = (PreMIM.from_pretrained(release) for release in releases)
+    states = [other.encoder.state_dict() for other in others]
     before = beginning_of(config).encoder.state_dict()
     with torch.no_grad():
         for name, value in after.encoder.state_dict().items():
             if value.is_floating_point():
+                for number, state in enumerate(states, start=2):
+                    value.lerp_(state[name], 1 / number)
                 value.lerp_(before[name].to(value.dtype), 1 - share)
-    after.details = {**after.details, "averaged_with_beginning": {"begin": config.begin, "share": share}}
+    said = {"begin": config.begin, "share": share, "pretrainings": len(releases)}
+    after.details = {**after.details, "averaged_with_beginning": said}
     make_folder(Path(out).parent)
     return after.save_pretrained(out, name=f"{after.name}-averaged")
 

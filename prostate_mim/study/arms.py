@@ -40,7 +40,7 @@ class EncoderPlan:
         rows: numbers of its rows that are used; all if empty.
         spec: of an encoder that is not pretrained by this study.
         average: of a mean of pretrained weights and those that they began with: the share of the former.
-        pretrained: of such a mean: the encoder that it is made from, which must be made before.
+        pretrained: of such a mean: the encoders that it is made from, which must be made before.
     """
 
     key: str
@@ -54,7 +54,7 @@ class EncoderPlan:
     spec: InputSpec
     rows: tuple[int, ...] = ()
     average: float = 1.0
-    pretrained: EncoderPlan | None = None
+    pretrained: tuple[EncoderPlan, ...] = ()
 
     def release(self, places: Places) -> Path:
         """Where its release lies, or will lie."""
@@ -110,9 +110,9 @@ class Planner:
         return [Planned(ALL_FOLDS, plan, Proof(*ELSEWHERE.get(arm.initialisation, UNKNOWN)))]
 
     def _pretrained(self, task: OpenTask, arm: ArmConfig, architecture: str, seed: int) -> Iterator[Planned]:
-        config = arm.pretrain_config(architecture, seed)
+        configs = arm.pretrain_configs(architecture, seed)
         source = self._config.pretraining_manifest_of(task.config, arm)
-        listed, prepared = self._data(source, config)
+        listed, prepared = self._data(source, configs[0])
         per_fold = task.config.pretraining_scope == PER_FOLD
         for fold in task.tested if per_fold else [ALL_FOLDS]:
             kept = [row.number for row in listed.rows]
@@ -120,11 +120,15 @@ class Planner:
                 kept = rows_beside(task, fold, listed, prepared)
             proof = prove_data(task, fold, listed, prepared, set(kept))
             data = {"fingerprint": prepared.fingerprint, "rows": _digest(kept)}
-            key = key_of("pretraining", {"config": identity_of(config), "data": data})
             title = f"{arm.name} {architecture}" + (f" fold {fold}" if per_fold else "")
             used = tuple(kept) if len(kept) < len(listed.rows) else ()
-            plan = EncoderPlan(key, title, PRETRAINED, architecture, seed, "", config, source, config.spec, used)
-            yield Planned(fold, plan if arm.average == 1.0 else _averaged(plan, config, arm.average), proof)
+            plans = []
+            for config in configs:
+                key = key_of("pretraining", {"config": identity_of(config), "data": data})
+                plans.append(
+                    EncoderPlan(key, title, PRETRAINED, architecture, seed, "", config, source, config.spec, used)
+                )
+            yield Planned(fold, plans[0] if arm.average == 1.0 else _averaged(plans, configs[0], arm.average), proof)
 
     def _data(self, source: str, config: PretrainConfig) -> tuple[Manifest, PreparedManifest]:
         region = config.spec.with_size(config.region_zyx)
@@ -134,10 +138,10 @@ class Planner:
         return self._read[source, region]
 
 
-def _averaged(plan: EncoderPlan, config: PretrainConfig, share: float) -> EncoderPlan:
+def _averaged(plans: list[EncoderPlan], config: PretrainConfig, share: float) -> EncoderPlan:
     check_average(config, share)
-    key = key_of("average", {"of": plan.key, "share": share})
-    return replace(plan, key=key, pretraining=None, average=share, pretrained=plan)
+    key = key_of("average", {"of": [plan.key for plan in plans], "share": share})
+    return replace(plans[0], key=key, pretraining=None, average=share, pretrained=tuple(plans))
 
 
 def _elsewhere(arm: ArmConfig, architecture: str, seed: int, spec: InputSpec) -> EncoderPlan:
@@ -167,9 +171,9 @@ def make_encoder(plan: EncoderPlan, places: Places) -> Path:
     release = plan.release(places)
     if (release / SUMS).is_file():
         return release
-    if plan.pretrained is not None and plan.pretrained.pretraining is not None:
-        before = plan.pretrained.release(places)
-        return average_with_beginning(before, release, plan.pretrained.pretraining, plan.average)
+    if plan.pretrained and (config := plan.pretrained[0].pretraining) is not None:
+        before = [each.release(places) for each in plan.pretrained]
+        return average_with_beginning(before, release, config, plan.average)
     if plan.pretraining is not None:
         with _manifest_of(plan, places) as manifest:
             return pretrain(manifest, release.parent, plan.pretraining, resume=True, store=places.store)

@@ -56,6 +56,10 @@ def _how(arm: Mapping[str, Any]) -> str:
     parts = [_text(arm, "objective")] if arm.get("objective") else []
     if arm.get("steps"):
         parts.append(f"{_text(arm, 'steps')} steps of {_text(arm, 'batch')}")
+    if arm.get("strategies"):
+        parts.append(f"one pretraining each with {_text(arm, 'strategies')}")
+    if arm.get("average"):
+        parts.append(f"mean with the weights it began with, pretrained share {_text(arm, 'average')}")
     return "; ".join([*parts, *(_text(arm, name) for name in ("method", "details") if arm.get(name))]) or MISSING
 
 

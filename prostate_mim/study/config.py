@@ -126,6 +126,7 @@ class ArmConfig:
             begun anew when they are used up.
         average: of ``pretrained``, begun at weights that exist: the share of the pretrained weights in a mean with
             those; 1 for the pretrained weights as they are. Arms that differ in it alone share their pretraining.
+        strategies: of such a mean: one pretraining with each, and ``average`` is the share of all of them together.
     """
 
     name: str
@@ -139,6 +140,7 @@ class ArmConfig:
     pretraining_manifest: str = ""
     pretraining_seeds: tuple[int, ...] = (0,)
     average: float = 1.0
+    strategies: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_name("arm", self.name)
@@ -149,23 +151,29 @@ class ArmConfig:
             raise UsageError(f"arm {self.name!r}: pretraining_seeds is empty; give at least one")
         if self.initialisation == RELEASE and not self.source:
             raise UsageError(f"arm {self.name!r}: a release needs a source: its name or folder")
-        if self.initialisation != PRETRAINED and (self.method or self.strategy or self.ratio or self.average != 1.0):
+        own = self.method or self.strategy or self.ratio or self.strategies or self.average != 1.0
+        if self.initialisation != PRETRAINED and own:
             raise UsageError(
                 f"arm {self.name!r}: method, strategy, ratio and average are for initialisation {PRETRAINED!r}"
             )
+        if self.strategies and (self.strategy or self.average == 1.0):
+            raise UsageError(f"arm {self.name!r}: strategies are those of an average; give it, and no strategy")
         if self.method:
             find_method(self.method)
 
-    def pretrain_config(self, architecture: str, seed: int) -> PretrainConfig:
-        """The complete configuration of this arm's pretraining for one architecture and seed."""
+    def pretrain_configs(self, architecture: str, seed: int) -> list[PretrainConfig]:
+        """The complete configurations of this arm's pretrainings, mostly one, for one architecture and seed."""
         own = self.pretraining
         method = find_method(self.method) if self.method else own.method
-        method = dataclasses.replace(
-            method, strategy=self.strategy or method.strategy, ratio=self.ratio or method.ratio
-        )  # fmt: skip
         loop = dataclasses.replace(own.loop, seed=seed)
         name = f"{architecture}.{re.sub(r'[^a-z0-9]+', '-', self.name.lower())}"
-        return dataclasses.replace(own, architecture=architecture, method=method, loop=loop, name=name)
+        return [
+            dataclasses.replace(
+                own, architecture=architecture, loop=loop, name=name,
+                method=dataclasses.replace(method, strategy=strategy, ratio=self.ratio or method.ratio),
+            )
+            for strategy in self.strategies or (self.strategy or method.strategy,)
+        ]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -93,10 +93,9 @@ class Plan:
             if place.chosen and not self.is_computed(place):
                 for planned in self.encoders.get(self.combination(place), []):
                     plan = planned.plan
-                    if plan.pretrained is not None:
-                        then[plan.key] = EncoderJob(plan, self.places)
-                        plan = plan.pretrained
-                    first[plan.key] = EncoderJob(plan, self.places)
+                    wave = then if plan.pretrained else first
+                    wave[plan.key] = EncoderJob(plan, self.places)
+                    first |= {before.key: EncoderJob(before, self.places) for before in plan.pretrained}
         return list(first.values()), list(then.values())
 
     def find_weights(self) -> None:

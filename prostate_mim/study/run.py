@@ -158,7 +158,7 @@ def _compute(plan: Plan, run: Run) -> list[Failed]:
     """Encoders, features, cells; returns what of the chosen part is not there afterwards, and why."""
     reasons: dict[str, str] = {}
     for wave in plan.encoder_jobs():
-        possible = [job for job in wave if job.plan.pretrained is None or not reasons.get(job.plan.pretrained.key)]
+        possible = [job for job in wave if not any(reasons.get(before.key) for before in job.plan.pretrained)]
         reasons |= {answer.key: answer.reason for answer in run(possible, "encoders")}
     plan.find_weights()
     reasons |= {answer.key: answer.reason for answer in run(plan.feature_jobs(), "features")}
@@ -184,8 +184,8 @@ def _reason(plan: Plan, place: Place, job: CellJob | None, reasons: Mapping[str,
     if combination in plan.reasons:
         return plan.reasons[combination]
     for planned in plan.encoders[combination]:
-        for made in (planned.plan.pretrained, planned.plan):
-            if made is not None and reasons.get(made.key):
+        for made in (*planned.plan.pretrained, planned.plan):
+            if reasons.get(made.key):
                 return f"its encoder: {reasons[made.key]}"
     for feature in plan.features_of(place, job) if job is not None else ():
         if reasons.get(feature.key):

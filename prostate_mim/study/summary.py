@@ -78,11 +78,12 @@ def _counted(names: Sequence[str]) -> dict[str, int]:
 def _arm(plan: Plan, config: StudyConfig, arm: ArmConfig, architecture: str) -> dict[str, Any]:
     values: dict[str, Any] = {"name": arm.name, "architecture": architecture, "initialisation": arm.initialisation}
     if arm.initialisation == PRETRAINED:
-        pretraining = arm.pretrain_config(architecture, arm.pretraining_seeds[0])
+        pretraining = arm.pretrain_configs(architecture, arm.pretraining_seeds[0])[0]
         method = config_to_dict(pretraining)["method"]
         values |= {"method": method, "steps": pretraining.loop.steps, "batch": pretraining.loop.batch}
         values["objective"] = getattr(pretraining, "objective", "mim")
         values |= {"average": arm.average} if arm.average != 1.0 else {}
+        values |= {"strategies": list(arm.strategies)} if arm.strategies else {}
     encoders: dict[str, dict[str, Any]] = {}
     for (task, name, own, seed), every in plan.encoders.items():
         for one in every if (name, own) == (arm.name, architecture) else ():

@@ -366,7 +366,7 @@ def test_averaged_with_its_beginning(phantoms: Path, tmp_path: Path) -> None:
     release = pretrain(phantoms.with_name("studies.csv"), tmp_path / "a", plain)
     going_on = replace(plain, begin="release", begin_source=str(release))
     pretrained = pretrain(phantoms.with_name("studies.csv"), tmp_path / "b", going_on)
-    made = PreMIM.from_pretrained(average_with_beginning(pretrained, tmp_path / "mean", going_on, 0.25))
+    made = PreMIM.from_pretrained(average_with_beginning([pretrained], tmp_path / "mean", going_on, 0.25))
     before, after = (PreMIM.from_pretrained(each) for each in (release, pretrained))
     old, new = before.encoder.state_dict(), after.encoder.state_dict()
     for name, value in made.encoder.state_dict().items():
@@ -374,9 +374,9 @@ def test_averaged_with_its_beginning(phantoms: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-7)
     assert any("running_var" in name and not torch.equal(old[name], new[name]) for name in old)
     assert made.studies == after.studies and made.revision not in (before.revision, after.revision)
-    assert made.details["averaged_with_beginning"] == {"begin": "release", "share": 0.25}
+    assert made.details["averaged_with_beginning"] == {"begin": "release", "share": 0.25, "pretrainings": 1}
     with pytest.raises(UsageError, match="random ones know nothing"):
-        average_with_beginning(release, tmp_path / "no", plain, 0.5)
+        average_with_beginning([release], tmp_path / "no", plain, 0.5)
     with pytest.raises(UsageError, match=r"average is 1\.5; .* above 0 and below 1"):
-        average_with_beginning(pretrained, tmp_path / "no", going_on, 1.5)
+        average_with_beginning([pretrained], tmp_path / "no", going_on, 1.5)
     assert not (tmp_path / "no").exists()

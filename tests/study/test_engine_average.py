@@ -7,8 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from prostate_mim.errors import UsageError
+from prostate_mim.hub import read_release
 from prostate_mim.initialisations import initialise
 from prostate_mim.spec import InputSpec
 from prostate_mim.study import read_study, run_study
@@ -57,9 +60,38 @@ def test_what_a_failed_pretraining_takes_along(
     assert "the loss is nan" in failed.reason
 
 
+def test_a_mean_of_several_strategies(begun: str, store: Path, tmp_path: Path, variant: Callable[..., Path]) -> None:
+    """One pretraining a strategy, shared with the arm that has that strategy alone; the mean is tensor by tensor."""
+    more = "".join(
+        f'\n[[arms]]\nname = "{name}"\naverage = 0.5\n{text}\n[arms.pretraining]{begun}'
+        for name, text in (("column", 'strategy = "column"'), ("both", 'strategies = ["random", "column"]'))
+    )
+    out = tmp_path / "out"
+    run = run_study(read_study(variant(*LEAST, more=more)), out, store=store, only="arm=column,arm=both")
+    assert (run.computed, run.failures) == (2, ())
+    assert len(list((out / "pretraining").glob("*/metrics.jsonl"))) == 2
+    known = {read_release(path).details["averaged_with_beginning"]["pretrainings"]: path
+             for path in (out / "encoders").glob("*/release")}  # fmt: skip
+    random, column = sorted(
+        (out / "pretraining").glob("*/release"),
+        key=lambda path: read_release(path).details["training"]["method"]["strategy"], reverse=True,
+    )  # fmt: skip
+    start, one, two, made = (
+        load_file(path / "model.safetensors") for path in (tmp_path / "beginning", random, column, known[2])
+    )
+    assert set(known) == {1, 2} and set(made) == set(start)
+    for name, value in made.items():
+        expected = start[name] / 2 + one[name] / 4 + two[name] / 4
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
+    (arm,) = [arm for arm in json.loads((out / "study.json").read_text())["arms"] if arm["name"] == "both"]
+    assert arm["strategies"] == ["random", "column"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ('strategies = ["random"]\n', "strategies are those of an average"),
+        ('average = 0.5\nstrategy = "grid"\nstrategies = ["random"]\n', "give it, and no strategy"),
         ("average = 0.5\n", "random ones know nothing"),
         ('initialisation = "random"\naverage = 0.5\n', "average are for initialisation 'pretrained'"),
         ("average = 1.5\n", "above 0 and below 1"),

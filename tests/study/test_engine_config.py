@@ -37,7 +37,7 @@ def test_arms_share_what_they_do_not_say(tmp_path: Path) -> None:
     common = "[pretraining]\nmasks_per_crop = 2\n[pretraining.loop]\nsteps = 7\nbatch = 3\n"
     own = '[arms.pretraining.loop]\nbatch = 5\n[[arms]]\nname = "c"\nmethod = "genesis"\nratio = "0.4"\n'
     config = study(tmp_path, LEAST + own + common)
-    first, second = (arm.pretrain_config("resenc-s", 9) for arm in config.arms)
+    first, second = (arm.pretrain_configs("resenc-s", 9)[0] for arm in config.arms)
     assert (first.masks_per_crop, first.loop.steps, first.loop.batch) == (2, 7, 5)
     assert (second.masks_per_crop, second.loop.steps, second.loop.batch) == (2, 7, 3)
     assert (first.architecture, first.loop.seed, first.method.strategy) == ("resenc-s", 9, "random")
