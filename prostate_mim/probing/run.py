@@ -44,7 +44,13 @@ class ProbeResult:
 
 
 def run_probe(
-    encoder: PreMIM, task: ProbeTask, seed: int = 0, *, control: str = "", store: str | Path | None = None
+    encoder: PreMIM,
+    task: ProbeTask,
+    seed: int = 0,
+    *,
+    control: str = "",
+    store: str | Path | None = None,
+    questions: Questions | None = None,
 ) -> ProbeResult:
     """Fit and test a linear probe on frozen features of random windows.
 
@@ -55,6 +61,8 @@ def run_probe(
         control: ``permuted`` shuffles the labels within each window (of centres: among the patients); ``place`` reads
             where a voxel lies in its window instead of any feature. Both show what the pipeline itself gives away.
         store: folder of prepared studies, so that they are resampled once for all encoders; None keeps none.
+        questions: what ``ask`` gave for this task (tested folds aside) and seed, where many encoders are asked the
+            same; None asks.
 
     Raises:
         UsageError: unknown control, or too few patients.
@@ -64,7 +72,8 @@ def run_probe(
         raise UsageError(f"control {control!r} is unknown; choose {' or '.join(CONTROLS[1:])}")
     if control == "place" and task.kind == "centre":
         raise UsageError("control 'place' is about voxels; a centre probe has none")
-    questions = ask(task, seed, store=None if store is None else Path(store))
+    if questions is None:
+        questions = ask(task, seed, store=None if store is None else Path(store))
     asked = shuffled(questions, seed) if control == "permuted" else questions
     features = _features(encoder, asked, task, control)
     run = _centres if task.kind == "centre" else _voxels

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from prostate_mim.encoder import PreMIM
-from prostate_mim.probing import run_probe
+from prostate_mim.probing import ProbeTask, run_probe
+from prostate_mim.probing.data import Questions, ask
 from prostate_mim.study.tasks import ALL_FOLDS, OpenTask
 
 
@@ -27,13 +30,20 @@ def probe_rows(
         ProstateMimError: as ``probing.run_probe``.
     """
     found = []
+    questions = _asked(replace(task.config.probe_task(), test_folds=()), seed, store)
     for fold, release in encoders:
         probe = task.config.probe_task(None if fold == ALL_FOLDS else (fold,))
-        result = run_probe(PreMIM.from_pretrained(release), probe, seed, control=control, store=store)
+        result = run_probe(PreMIM.from_pretrained(release), probe, seed, control=control, questions=questions)
         for metric, values in sorted(result.values.items()):
             pairs = zip(result.patients.tolist(), values.tolist(), strict=True)
             found += [{"patient": int(patient), "metric": metric, "value": _plain(value)} for patient, value in pairs]
     return found
+
+
+@lru_cache(maxsize=8)
+def _asked(task: ProbeTask, seed: int, store: Path | None) -> Questions:
+    """Every arm is asked the same, seed by seed; what was asked last stays in this process, as ``open_task``'s do."""
+    return ask(task, seed, store=store)
 
 
 def _plain(value: float) -> float | None:
