@@ -58,7 +58,7 @@ def probes(arm: str, values: tuple[float | None, ...], seed: int = 0) -> list[di
 def test_bars_name_the_best_and_take_the_right_differences(publish: ModuleType, tmp_path: Path) -> None:
     """Of masked arms only; controls, other fractions and arms that mask nothing win nothing."""
     write_table(tmp_path / "predictions.parquet", PREDICTIONS, [
-        *lesions("random", CHANCE), *lesions("imagenet", THREE_QUARTERS), *lesions("averaged random", PERFECT),
+        *lesions("random", CHANCE), *lesions("imagenet", THREE_QUARTERS), *lesions("averaged long", PERFECT),
         *lesions("mim grid", THREE_QUARTERS), *lesions("mim column", CHANCE), *lesions("simclr", PERFECT),
         *lesions("random + norms", PERFECT), *lesions(f"{CONTROL}permuted:random", PERFECT),
         *lesions("mim column", PERFECT, 1.0),
@@ -66,16 +66,16 @@ def test_bars_name_the_best_and_take_the_right_differences(publish: ModuleType, 
     write_table(tmp_path / "cases.parquet", CASES, [
         *probes("random", (0.5, 0.7, 0.6)), *probes("random", (0.7, 0.9, 0.8), 1),
         *probes("imagenet", (0.7, 0.9, None)), *probes("imagenet", (0.7, 0.9, 0.9), 1),
-        *probes("averaged random", (0.9, 0.9, 0.9)),
+        *probes("averaged long", (0.9, 0.9, 0.9)),
     ])  # fmt: skip
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in publish.bars(tmp_path).splitlines()[2:]]
     named = [(row[0], row[2]) for row in rows]
     assert named == [
-        ("phantom lesions", "averaged random (chosen beforehand)"),
-        ("phantom lesions", "averaged random (best of 1 from ImageNet weights)"),
+        ("phantom lesions", "averaged long (chosen beforehand)"),
+        ("phantom lesions", "averaged long (best of 1 from ImageNet weights)"),
         ("phantom lesions", "mim grid (best of 2 from random weights)"),
-        ("gland voxels", "averaged random (chosen beforehand)"),
-        ("gland voxels", "averaged random (best of 1 from ImageNet weights)"),
+        ("gland voxels", "averaged long (chosen beforehand)"),
+        ("gland voxels", "averaged long (best of 1 from ImageNet weights)"),
     ]
     estimates = [tuple(float(cell.split()[0]) for cell in row[3:5]) for row in rows]
     assert estimates[:3] == [(0.5, 0.25), (0.5, 0.25), (0.25, 0.0)]
