@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 from prostate_mim.archive.cluster import cluster
@@ -100,12 +101,17 @@ class Engine:
         self._name, self._workers, self._threads, self._gpu = name, workers, threads, gpu
         self._open = ExitStack()
         self._pool: ProcessPoolExecutor | None = None
+        self._processes: set[BaseProcess] = set()  # of the pool
         self._ray: Any = None
 
     def __enter__(self) -> Engine:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            # A pool would first end what has begun, minutes of a pretraining. Killed, it has its last checkpoint.
+            for process in self._processes:
+                process.kill()
         self._open.close()
 
     def run(self, jobs: Sequence[Job], what: str) -> list[Answer]:
@@ -153,12 +159,14 @@ class Engine:
     def _in_processes(self, jobs: Sequence[Job]) -> Iterator[tuple[str, Answer | None]]:
         if self._pool is None:
             spawn = multiprocessing.get_context("spawn")  # not forked: the caller may hold threads and open arrays
+            others = set(multiprocessing.active_children())
             self._pool = ProcessPoolExecutor(self._workers, spawn, _begin_worker)
             self._open.callback(self._pool.shutdown, wait=False, cancel_futures=True)
             try:
                 self._pool.submit(os.getpid).result()
             except BrokenProcessPool as error:
                 raise BackendError(_NO_START) from error
+            self._processes = set(multiprocessing.active_children()) - others
         futures = {self._pool.submit(attempt, job, self._threads): job for job in jobs}
         try:
             for future in as_completed(futures):

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from prostate_mim.errors import IntegrityError, TrainingError, UsageError
@@ -257,6 +258,21 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) ->
         assert process.poll() is None, "ended too early"
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.01)
+
+
+def test_sigterm_ends_the_workers_too(store: Path, tmp_path: Path, variant: Callable[..., Path]) -> None:
+    """At once, by the shell's code, in the middle of a pretraining that would go on for hours, and nothing is left."""
+    long = variant(("steps = 2", "steps = 100000"))
+    command = [sys.executable, "-m", "prostate_mim", "study", str(long), "--out", str(tmp_path / "out")]
+    command += ["--store", str(store), "--engine", "process", "--workers", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: any((tmp_path / "out").glob("pretraining/*/metrics.jsonl")), process)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert len(workers) >= 2
+    process.terminate()
+    assert process.wait(LIMIT) == 143
+    _, alive = psutil.wait_procs(workers, LIMIT)
+    assert not alive
 
 
 def test_kill_9_and_go_on(finished: StudyRun, study_folder: Path, store: Path, tmp_path: Path) -> None:
