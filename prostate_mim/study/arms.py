@@ -26,6 +26,8 @@ from prostate_mim.study.config import PER_FOLD, PRETRAINED, RELEASE, ArmConfig, 
 from prostate_mim.study.guard import ELSEWHERE, UNKNOWN, Proof, manifest_of_rows, prove_data, prove_release, rows_beside
 from prostate_mim.study.tasks import ALL_FOLDS, OpenTask
 
+_NAMED = 12  # digits of its key that name a pretraining
+
 
 @dataclass(frozen=True)
 class EncoderPlan:
@@ -125,9 +127,9 @@ class Planner:
             plans = []
             for config in configs:
                 key = key_of("pretraining", {"config": identity_of(config), "data": data})
-                plans.append(
-                    EncoderPlan(key, title, PRETRAINED, architecture, seed, "", config, source, config.spec, used)
-                )
+                # Not the arm's name: another arm, or this one renamed, may go on with what was interrupted.
+                own = replace(config, name=f"{architecture}.{key[:_NAMED]}")
+                plans.append(EncoderPlan(key, title, PRETRAINED, architecture, seed, "", own, source, own.spec, used))
             yield Planned(fold, plans[0] if arm.average == 1.0 else _averaged(plans, configs[0], arm.average), proof)
 
     def _data(self, source: str, config: PretrainConfig) -> tuple[Manifest, PreparedManifest]:

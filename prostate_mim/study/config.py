@@ -166,10 +166,9 @@ class ArmConfig:
         own = self.pretraining
         method = find_method(self.method) if self.method else own.method
         loop = dataclasses.replace(own.loop, seed=seed)
-        name = f"{architecture}.{re.sub(r'[^a-z0-9]+', '-', self.name.lower())}"
         return [
             dataclasses.replace(
-                own, architecture=architecture, loop=loop, name=name,
+                own, architecture=architecture, loop=loop,
                 method=dataclasses.replace(method, strategy=strategy, ratio=self.ratio or method.ratio),
             )
             for strategy in self.strategies or (self.strategy or method.strategy,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from prostate_mim.hub import read_release
 from prostate_mim.initialisations import initialise
 from prostate_mim.spec import InputSpec
 from prostate_mim.study import read_study, run_study
+from prostate_mim.study.cache import Places
+from prostate_mim.study.plan import make_plan
 
 LEAST = (("seeds = [0, 1]", "seeds = [0]"), ("fractions = [0.5, 1.0]", "fractions = [1.0]"))
 ARM = """
@@ -58,6 +61,22 @@ def test_what_a_failed_pretraining_takes_along(
     (failed,) = run.failures
     assert failed.cell is not None and failed.cell.arm == "half" and "its encoder: " in failed.reason
     assert "the loss is nan" in failed.reason
+
+
+def test_arms_that_share_a_pretraining_can_go_on_with_it(
+    begun: str, store: Path, tmp_path: Path, variant: Callable[..., Path]
+) -> None:
+    """Whichever of them began it, and whatever they are called: its run has one configuration."""
+    more = "".join(f'\n[[arms]]\nname = "{name}"\naverage = 0.5\n[arms.pretraining]{begun}' for name in ("one", "two"))
+    places = Places(tmp_path / "out", store)
+    places.make()
+    plan = make_plan(read_study(variant(*LEAST, more=more)), places, {}, skip_bad=False)
+    (one,), (two,) = (
+        planned.plan.pretrained for arm in ("one", "two") for (_, name, *_), (planned,) in plan.encoders.items()
+        if name == arm
+    )  # fmt: skip
+    assert one == replace(two, title=one.title) and one.pretraining is not None
+    assert one.title != two.title and one.key[:12] in one.pretraining.name
 
 
 def test_a_mean_of_several_strategies(begun: str, store: Path, tmp_path: Path, variant: Callable[..., Path]) -> None:
