@@ -59,10 +59,14 @@ bench-ranks: $(STAMP)  ## how much faster two processes are than one
 
 DATA ?= ../shared/data
 OUT ?= study-out
-study: $(STAMP)  ## hub_cards/STUDY.md from the real data of DATA: some hours on 2 cores; goes on where it was stopped
+KEPT ?= hub_cards/study/kept.parquet
+study: $(STAMP)  ## hub_cards/STUDY.md: what kept.parquet lacks is computed (KEPT= computes all: hours), and goes on where it stopped
 	$(BIN)/python hub_cards/study/make_data.py --data $(DATA) --out $(OUT)/data
+	test -z "$(KEPT)" || $(BIN)/python hub_cards/study/keep.py load --studies $(OUT) --file $(KEPT)
 	for name in recipe study finetune; do OMP_NUM_THREADS=1 $(BIN)/prostate-mim study hub_cards/study/$$name.toml \
-	  --data $(OUT)/data --out $(OUT)/$$name --encoders $(OUT)/study --engine process --workers 2 --report || exit; done
+	  --data $(OUT)/data --out $(OUT)/$$name --store $(OUT)/store --encoders $(OUT)/study --engine process --workers 2 \
+	  --report || exit; done
+	$(BIN)/python hub_cards/study/keep.py save --studies $(OUT)
 	$(BIN)/python hub_cards/study/publish.py --studies $(OUT) --data $(OUT)/data
 
 clean:  ## remove what the targets made
