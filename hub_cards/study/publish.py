@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -58,6 +59,7 @@ def main() -> None:
     given = parser.parse_args()
     study, text = given.studies / "study", (HERE / "intro.md").read_text(encoding="utf-8")
     for name, made in (
+        ("missing", missing(study)),
         ("bars", bars(study)),
         ("networks", networks(study)),
         ("finetune", finetuned(given.studies / "finetune")),
@@ -69,6 +71,14 @@ def main() -> None:
     page = study_markdown(study, make_folder(FIGURES), prefix="study/figures/")
     write_text(PAGE, f"{text}\n{page.replace('# ', '## ', 1)}")
     write_text(HERE / STUDY, (study / STUDY).read_text(encoding="utf-8"))
+
+
+def missing(out: Path) -> str:
+    """Which arms have no number yet; nothing where all have."""
+    known = {key for name in (PREDICTIONS, CASES) for key, _ in by_arm(rows_of(out, name))}
+    arms = [(arm["name"], arm["architecture"]) for arm in json.loads((out / STUDY).read_text())["arms"]]
+    lacking = [f"{name} ({architecture})" for name, architecture in arms if (name, architecture) not in known]
+    return f"**Not computed yet**: {', '.join(lacking)}.\n" if lacking else ""
 
 
 def scored(out: Path, task: str, metric: str, fraction: float) -> dict[Key, Scored]:

@@ -83,6 +83,16 @@ def test_bars_name_the_best_and_take_the_right_differences(publish: ModuleType, 
     assert estimates[3] == (0.2, 0.1)
 
 
+def test_what_is_missing_is_said(publish: ModuleType, tmp_path: Path) -> None:
+    arms = [{"name": name, "architecture": NETWORK} for name in ("random", "genesis")]
+    (tmp_path / "study.json").write_text(json.dumps({"arms": arms}))
+    write_table(tmp_path / "predictions.parquet", PREDICTIONS, lesions("random", CHANCE))
+    write_table(tmp_path / "cases.parquet", CASES, [])
+    assert publish.missing(tmp_path) == f"**Not computed yet**: genesis ({NETWORK}).\n"
+    (tmp_path / "study.json").write_text(json.dumps({"arms": arms[:1]}))
+    assert publish.missing(tmp_path) == ""
+
+
 def test_what_is_published_belongs_together() -> None:
     """Arms and tasks of STUDY.md's record are those of study.toml; its figures are there, and no others."""
     page, record = STUDY.parent / "STUDY.md", STUDY / "study.json"
