@@ -10,6 +10,7 @@ from prostate_mim.files import make_folder, write_bytes
 from prostate_mim.study import background, curves, figures
 from prostate_mim.study.charts import Drawing, png
 from prostate_mim.study.evidence import Evidence, Group, read_evidence
+from prostate_mim.study.records import STUDY
 from prostate_mim.study.tables import Table, controls, markdown, overview, plain, tables_of
 from prostate_mim.study.wording import (
     HOW_TO_READ,
@@ -24,6 +25,7 @@ from prostate_mim.study.wording import (
 
 MOST_BYTES = 200_000
 _LONG = 25  # rows of a table that is folded
+_MOST = 250  # values of a record that are listed; a study of many arms has thousands
 
 
 def study_markdown(out: Path, figures_folder: Path | None = None, *, prefix: str = "") -> str:
@@ -104,6 +106,9 @@ def _tables(*tables: Table | None) -> list[str]:
 
 def _records(evidence: Evidence) -> Iterator[str]:
     for name, rows in background.records(evidence):
+        if len(rows) > _MOST:
+            yield f"**{plain(name)}**: {len(rows):,} values, all in {STUDY}."
+            continue
         listed = "\n".join(f"| {plain(key)} | {plain(value)} |" for key, value in rows.items())
         text = f"| {plain(name)} | |\n| :-- | :-- |\n{listed}"
         folded = f"<details><summary>{html.escape(name)}</summary>\n\n{text}\n\n</details>"

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,15 @@ def test_markdown_with_figures(out: Path, tmp_path: Path) -> None:
         assert line.replace("<", "\\<") in text
     assert str(tmp_path) not in text and str(out) not in text
     assert study_markdown(out) == re.sub(r"\*\*[^*\n]+\*\*\n\n!\[[^\]]+\]\([^)]+\)\n\n[^\n]+\n\n", "", text)
+
+
+def test_markdown_leaves_thousands_of_settings_to_the_record(out: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(out, tmp_path / "copy")
+    record = json.loads((folder / "study.json").read_text())
+    record["config"].update({f"setting {n}": n for n in range(300)})
+    (folder / "study.json").write_text(json.dumps(record))
+    text = study_markdown(folder)
+    assert re.search(r"\*\*Configuration\*\*: 3\d\d values, all in study.json", text) and "setting 7" not in text
 
 
 # -------------------------------------------------------------------------------------------------- in a browser
