@@ -88,10 +88,22 @@ def ask(task: ProbeTask, seed: int, *, store: Path | None = None) -> Questions:
 
 
 def shuffled(questions: Questions, seed: int) -> Questions:
-    """The same with labels permuted within each window, and centres among patients: nothing is left to be found."""
+    """The same with labels permuted within each patient, and centres within each fold: nothing is left to be found.
+
+    Within each window they would keep its share of positives, which features tell (how much gland it shows); among all
+    patients, a centre that many of the tested have would be one that few are fitted to, and guesses worse than chance.
+    """
     rng = numpy_generator(seed, "probe", "permuted")
-    labels = [rng.permutation(label) for label in questions.labels]
-    centres = rng.permutation(questions.centres)
+    labels, centres = list(questions.labels), questions.centres.copy()
+    for patient in np.unique(questions.patients):
+        own = np.flatnonzero(questions.patients == patient)
+        ends = np.cumsum([len(labels[number]) for number in own])[:-1]
+        mixed = rng.permutation(np.concatenate([labels[number] for number in own]))
+        for number, part in zip(own, np.split(mixed, ends), strict=True):
+            labels[number] = part
+    for fold in np.unique(questions.folds):
+        own = np.flatnonzero(questions.folds == fold)
+        centres[own] = rng.permutation(centres[own])
     return Questions(questions.windows, questions.places, labels, questions.patients, questions.folds, centres)
 
 

@@ -58,7 +58,7 @@ def run_probe(
         encoder: left as it is; its own spec is not looked at.
         task: what is asked, on which studies.
         seed: of windows, drawn voxels and inner folds.
-        control: ``permuted`` shuffles the labels within each window (of centres: among the patients); ``place`` reads
+        control: ``permuted`` shuffles the labels within each patient (of centres: within each fold); ``place`` reads
             where a voxel lies in its window instead of any feature. Both show what the pipeline itself gives away.
         store: folder of prepared studies, so that they are resampled once for all encoders; None keeps none.
         questions: what ``ask`` gave for this task (tested folds aside) and seed, where many encoders are asked the

@@ -225,5 +225,6 @@ def cell_key(
         values |= {"probe": probe, "seed": cell.seed}
         del values["finetune"]
     if cell.arm.startswith(CONTROL):
-        values["control"] = [cell.arm.split(":")[1], seed]
+        # Of probes: labels are shuffled within patients now, once within windows.
+        values["control"] = [cell.arm.split(":")[1], seed, *([2] if task.kind != LESIONS else [])]
     return key_of("cell", values)

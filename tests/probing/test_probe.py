@@ -13,6 +13,7 @@ import torch
 from prostate_mim.encoder import PreMIM
 from prostate_mim.errors import ManifestError, UsageError
 from prostate_mim.health.windows import Window
+from prostate_mim.metrics import auroc
 from prostate_mim.nets import StageInfo
 from prostate_mim.probing import ProbeResult, ProbeTask, run_probe
 from prostate_mim.probing.data import ask, shuffled
@@ -148,9 +149,25 @@ def test_voxels_are_asked_about_where_the_kind_says(manifest: Path) -> None:
         asked = ask(task(manifest, kind), 0)
         assert sorted(set(asked.patients.tolist())) == list(range(PATIENTS))
         assert all(len(places) == len(labels) <= 60 for places, labels in zip(asked.places, asked.labels, strict=True))
+
+
+def test_shuffled_labels_are_not_told_by_the_window(manifest: Path) -> None:
+    """Shares of positives are a patient's, no longer a window's: which window a voxel is of says nothing any more."""
+    asked = ask(task(manifest, "gland"), 0)
     mixed = shuffled(asked, 0)
-    assert [y.sum() for y in mixed.labels] == [y.sum() for y in asked.labels]
-    assert any((a != b).any() for a, b in zip(mixed.labels, asked.labels, strict=True))
+    told = {"asked": [], "mixed": []}  # type: dict[str, list[float]]
+    for patient in range(PATIENTS):
+        own = np.flatnonzero(asked.patients == patient)
+        before, after = (np.concatenate([which.labels[n] for n in own]) for which in (asked, mixed))
+        assert before.sum() == after.sum() and (before != after).any()
+        # The share of positives of a voxel's window, as it was: all that features might know of the window.
+        share = np.concatenate([np.full(len(asked.labels[n]), asked.labels[n].mean()) for n in own])
+        for name, labels in (("asked", before), ("mixed", after)):
+            told[name].append(auroc(labels, share) or 0.5)
+    assert np.mean(told["asked"]) > 0.55
+    assert abs(np.mean(told["mixed"]) - 0.5) < 0.05
+    for fold in set(asked.folds.tolist()):
+        assert sorted(mixed.centres[mixed.folds == fold]) == sorted(asked.centres[asked.folds == fold])
 
 
 def test_a_missing_mask_is_refused_by_row(tmp_path: Path, manifest: Path, encoder: PreMIM) -> None:
