@@ -34,9 +34,15 @@ def main() -> None:
 
 
 def save(studies: Path, file: Path) -> int:
-    """Write the file; returns how many cells and notes are in it."""
+    """Write the file; returns how many cells and notes are in it.
+
+    Raises:
+        SystemExit: there are none; what was kept before stays.
+    """
     found = sorted(path.relative_to(studies).as_posix() for path in studies.glob("*/*/*") if path.is_file())
     names = [name for name in found if _PLACE.fullmatch(name)]
+    if not names:
+        raise SystemExit(f"error: {studies}: holds no cell of a study; check --studies. {file} is left as it is")
     table = arrow.table({"name": names, "content": [(studies / name).read_bytes() for name in names]})
     with atomic_path(file) as path:
         parquet.write_table(table, path, compression="zstd", compression_level=19, use_dictionary=False)

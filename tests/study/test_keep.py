@@ -47,3 +47,10 @@ def test_a_file_that_names_another_place_is_refused(tmp_path: Path, needs_pyarro
         refused = keep("load", tmp_path / "new", file)
         assert refused.returncode == 1 and "is the name of no cell" in refused.stderr
     assert not (tmp_path / "new").exists() and not (tmp_path / "out.parquet").exists()
+
+
+def test_an_empty_folder_does_not_replace_what_is_kept(tmp_path: Path, needs_pyarrow: None) -> None:
+    file = tmp_path / "kept.parquet"
+    file.write_bytes(b"kept")
+    refused = keep("save", tmp_path / "mistyped", file)
+    assert refused.returncode == 1 and "holds no cell" in refused.stderr and file.read_bytes() == b"kept"
