@@ -23,6 +23,7 @@ from tabular import baselines, table
 from prostate_mim.errors import ProstateMimError
 from prostate_mim.files import make_folder, write_text
 from prostate_mim.metrics import METRICS, Comparison, Scored, compare
+from prostate_mim.study.groups import mean_over_seeds, mean_value, scored_of
 from prostate_mim.study.markdown import study_markdown
 from prostate_mim.study.records import (
     ALL,
@@ -35,7 +36,6 @@ from prostate_mim.study.records import (
     read_table,
     table_path,
 )
-from prostate_mim.study.scores import mean_over_seeds, mean_value, scored_of
 
 HERE = Path(__file__).resolve().parent
 PAGE, FIGURES = HERE.parent / "STUDY.md", HERE / "figures"

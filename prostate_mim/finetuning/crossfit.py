@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from prostate_mim.classifier import SIGNIFICANT
 from prostate_mim.errors import UsageError
 from prostate_mim.finetuning.config import FinetuneConfig
 from prostate_mim.finetuning.linear import LinearProbe, fit_linear_probe
@@ -63,9 +64,28 @@ def fit_rows(
     config: FinetuneConfig,
     seed: int,
 ) -> LinearProbe:
-    """A probe fitted to some rows as the configuration says; ``labels`` are ISUP grades where that is the target."""
-    return fit_linear_probe(
+    """A probe fitted to some rows as the configuration says.
+
+    Args:
+        features: (N, F) of all rows.
+        labels: (N,) of all rows; ISUP grades where that is the target.
+        patients: (N,) whose row it is.
+        rows: those that are fitted to. Of the others' labels one number is used, the same for every fold and row, so
+            that it ranks nothing: the share of positives among all rows, which every fold's probe is brought to
+            (``LinearProbe.at_prevalence``). Not where classes are weighted, as there all have one already; nor where
+            the probe is the beginning of a training, which moves it anyway.
+        config, seed: as ``cross_fit`` takes them.
+
+    Raises:
+        UsageError, TrainingError: as ``fit_linear_probe``.
+    """
+    ordinal = config.target == "isup"
+    probe = fit_linear_probe(
         features[rows], np.asarray(labels)[rows], [patients[row] for row in rows], penalties=config.penalties,
         inner_folds=config.inner_folds, seed=seed, calibrate=config.calibrate, class_weight=config.class_weight,
-        ordinal=config.target == "isup",
+        ordinal=ordinal,
     )  # fmt: skip
+    positive = np.asarray(labels) >= (SIGNIFICANT if ordinal else 1)
+    if config.class_weight or config.mode != "linear":
+        return probe
+    return probe.at_prevalence(float(positive.mean()))

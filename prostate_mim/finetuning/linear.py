@@ -7,7 +7,7 @@ axes. That changes neither the penalty nor the solution, and makes every fit on 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ class LinearProbe:
         cumulative: (K,) biases of ISUP >= 1 to ISUP >= K; the one bias where the target is the label.
         inner: (N,) logits of the training rows by probes that had not seen their patients, at the chosen penalty and
             before the temperature; NaN where there were no inner folds.
+        prevalence: share of positives that the bias is of: that of the training rows, classes weighted as they were.
     """
 
     mean: Array
@@ -48,6 +49,19 @@ class LinearProbe:
     temperature: float = 1.0
     cumulative: Array = field(default_factory=lambda: np.zeros(0))
     inner: Array = field(default_factory=lambda: np.zeros(0))
+    prevalence: float = 0.5
+
+    def at_prevalence(self, prevalence: float) -> LinearProbe:
+        """The same for patients of whom another share is positive (Saerens et al. 2002, for equal classes within).
+
+        Probes of several folds are brought to one prevalence before their predictions are put together. Otherwise a
+        fold with many positives is judged by a probe that was fitted to few, and its rows rank too low.
+
+        Args:
+            prevalence: above 0, below 1.
+        """
+        moved = _logit(prevalence) - _logit(self.prevalence)
+        return replace(self, bias=self.bias + moved, cumulative=self.cumulative + moved, prevalence=prevalence)
 
     def logits(self, features: Array) -> Array:
         """(N, F) -> (N,) logits of label 1, or of ISUP >= 2."""
@@ -110,7 +124,8 @@ def fit_linear_probe(
     weight, biases = _path(turned, targets, weights, grid[: chosen + 1])[-1]
     temperature = fit_temperature(inner, truth) if calibrate else 1.0
     return LinearProbe(
-        mean, scale, back @ weight, float(biases[reported]), grid[chosen], temperature, biases, inner
+        mean, scale, back @ weight, float(biases[reported]), grid[chosen], temperature, biases, inner,
+        float(weights @ truth / weights.sum()),
     )  # fmt: skip
 
 
@@ -200,7 +215,7 @@ def _path(rows: Array, targets: Ints, weights: Array, grid: list[float]) -> list
     share = (weights[:, None] * truth).sum(0) / weights.sum()
     fitted = (share > 0) & (share < 1)  # a grade that nobody, or everybody, reaches has no finite bias
     biases = np.where(share > 0, _NEVER, -_NEVER)
-    begin = np.concatenate([np.zeros(rows.shape[1]), np.log(share[fitted] / (1 - share[fitted]))])
+    begin = np.concatenate([np.zeros(rows.shape[1]), _logit(share[fitted])])
     found = []
     for penalty in grid:
         arguments = (rows, truth[:, fitted], weights, penalty)
@@ -221,6 +236,12 @@ def _objective(place: Array, rows: Array, truth: Array, weights: Array, penalty:
     slope = weights[:, None] * (_sigmoid(logits) - truth) / len(rows)
     gradient = np.concatenate([rows.T @ slope.sum(1) + strength * weight, slope.sum(0)])
     return float(loss + 0.5 * strength * weight @ weight), gradient
+
+
+def _logit(share: Any) -> Any:
+    from scipy.special import logit
+
+    return logit(share)
 
 
 def _sigmoid(logits: Array) -> Array:

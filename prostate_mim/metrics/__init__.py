@@ -7,7 +7,7 @@ from prostate_mim.metrics.calibration import Bins, DecisionCurve, decision_curve
 from prostate_mim.metrics.comparison import Comparison, compare
 from prostate_mim.metrics.delong import DeLong, auroc_standard_error, delong
 from prostate_mim.metrics.evaluation import Counts, Evaluation, evaluate
-from prostate_mim.metrics.multiplicity import benjamini_hochberg, holm, permutation_over_seeds
+from prostate_mim.metrics.multiplicity import benjamini_hochberg, holm, mean_over_runs, permutation_over_seeds
 from prostate_mim.metrics.picai import PicaiCase, detection_map, write_picai
 from prostate_mim.metrics.ranking import roc_curve
 from prostate_mim.metrics.scored import Estimate, Scored
@@ -37,6 +37,7 @@ __all__ = [
     "evaluate",
     "holm",
     "interval",
+    "mean_over_runs",
     "permutation_over_seeds",
     "reliability_bins",
     "roc_band",

@@ -7,13 +7,16 @@ from typing import Any
 
 from prostate_mim.metrics import holm
 from prostate_mim.study.cache import key_of
+from prostate_mim.study.comparisons import CompareJob
 from prostate_mim.study.config import LESIONS
 from prostate_mim.study.controls import DUPLICATED
+from prostate_mim.study.groups import Group, Row
 from prostate_mim.study.jobs import Answer, Job
 from prostate_mim.study.plan import Plan
 from prostate_mim.study.records import (
     CASES,
     COMPARISONS,
+    PERMUTED,
     PREDICTIONS,
     RESULTS,
     is_control,
@@ -21,7 +24,7 @@ from prostate_mim.study.records import (
     table_path,
     write_table,
 )
-from prostate_mim.study.scores import CompareJob, Group, Row, ScoreJob
+from prostate_mim.study.scores import ScoreJob
 
 Run = Callable[[Sequence[Job], str], list[Answer]]
 
@@ -78,6 +81,8 @@ def _score_job(plan: Plan, group: Group, *, twice: bool) -> ScoreJob:
         "cells": _identity(group), "samples": config.samples, "seed": config.seed, "twice": twice,
         "aggregate": config.finetune.aggregate,
     }  # fmt: skip
+    if group.arm.startswith(PERMUTED):
+        values["over"] = "permutations"
     return ScoreJob(
         key_of("scores", values), group, config.samples, config.seed, config.finetune.aggregate, twice, plan.places
     )  # fmt: skip

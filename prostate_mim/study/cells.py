@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from prostate_mim.engine.seeding import derive_seed
 from prostate_mim.finetuning import FinetuneConfig, labelled_subset
 from prostate_mim.finetuning.crossfit import fit_rows
 from prostate_mim.finetuning.lesions import check_targets
@@ -19,12 +20,11 @@ from prostate_mim.study.config import LESIONS, TaskConfig
 from prostate_mim.study.features import Features, feature_key, fold_of_features, read_features
 from prostate_mim.study.full import fit_and_predict
 from prostate_mim.study.probes import probe_rows
-from prostate_mim.study.records import CASES, CONTROL, PREDICTIONS, write_table
+from prostate_mim.study.records import CASES, CONTROL, PERMUTED, PREDICTIONS, write_table
 from prostate_mim.study.tasks import ALL_FOLDS, Ints, OpenTask, TaskTable, open_task
 
-PERMUTED, PLACE = f"{CONTROL}permuted:", f"{CONTROL}place:"
-"""Beginnings of names of controls; the arm's own name follows. Shuffled labels; of probes of voxels, the place of a
-voxel in its window instead of features."""
+PLACE = f"{CONTROL}place:"
+"""Beginning of a control's name; the arm's own follows. The place of a voxel in its window instead of features."""
 _FROM_FEATURES = ("linear", "full")
 _PROBE_CONTROLS = {PERMUTED: "permuted", PLACE: "place"}
 
@@ -127,8 +127,10 @@ class CellJob:
             write_table(self.path, CASES, [{**self._blank, **row} for row in rows], said)
             return
         check_targets(opened.manifest, self.finetune)
-        shuffled = self.cell.arm.startswith(PERMUTED)
-        targets = opened.table.targets(self.study_seed if shuffled else None)
+        permutation = None
+        if self.cell.arm.startswith(PERMUTED):
+            permutation = derive_seed(self.study_seed, "permutation", self.cell.seed)
+        targets = opened.table.targets(permutation)
         probabilities = np.full(len(opened.table.rows), np.nan)
         for fold in opened.tested:
             held_out = opened.rows_of(fold)
@@ -219,12 +221,14 @@ def cell_key(
         "encoders": [[one.fold, one.weights] for one in encoders],
         "finetune": identity_of(config),
     }
+    if task.kind == LESIONS and config.mode == "linear":
+        values["prevalence"] = "one"  # of the probes of all folds: cells from before that are not read
     if task.kind != LESIONS:
         probe = dataclasses.asdict(task.probe_task())
         del probe["manifest"]  # where it lies decides nothing
         values |= {"probe": probe, "seed": cell.seed}
         del values["finetune"]
     if cell.arm.startswith(CONTROL):
-        # Of probes: labels are shuffled within patients now, once within windows.
-        values["control"] = [cell.arm.split(":")[1], seed, *([2] if task.kind != LESIONS else [])]
+        # What a control does has changed twice; cells of what it did before are not read.
+        values["control"] = [cell.arm.split(":")[1], seed, 2]
     return key_of("cell", values)

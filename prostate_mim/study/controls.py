@@ -8,8 +8,7 @@ from typing import Any
 
 from prostate_mim.errors import ManifestError
 from prostate_mim.leaks import Leak, overlap_between, refuse, same_person, same_voxels
-from prostate_mim.study.cells import PERMUTED
-from prostate_mim.study.records import ALL, CONTROL
+from prostate_mim.study.records import ALL, CONTROL, PERMUTED
 from prostate_mim.study.tasks import OpenTask
 
 DUPLICATED = f"{CONTROL}duplicated:"

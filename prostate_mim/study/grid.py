@@ -6,8 +6,9 @@ import difflib
 from collections.abc import Iterator
 
 from prostate_mim.errors import UsageError
-from prostate_mim.study.cells import PERMUTED, PLACE, Cell
+from prostate_mim.study.cells import PLACE, Cell
 from prostate_mim.study.config import LESIONS, PROBE, VOXELS, ArmConfig, StudyConfig, TaskConfig
+from prostate_mim.study.records import PERMUTED
 
 KEYS = ("task", "arm", "architecture", "mode", "fraction", "seed")
 

@@ -1,7 +1,8 @@
 """The tables a study leaves behind: literal parquet schemas, one writer and one reader.
 
 A report is made from these tables, ``study.json`` and ``run.json`` alone; no patient id and no path is in any of them.
-Control arms have names that begin with ``CONTROL``: they are no competitors and stay out of comparisons.
+Control arms have names that begin with ``CONTROL``: they are no competitors and stay out of comparisons. Those with
+shuffled labels (``PERMUTED``) have another permutation in each seed; their intervals are over permutations.
 
 ``study.json``: ``format``; ``config`` (the whole StudyConfig as plain values, paths replaced); ``tasks`` (a list: name,
 kind, level, rows, patients, positives, folds, zones, centres, data_fingerprint, spec); ``arms`` (a list, one an arm and
@@ -24,6 +25,7 @@ from prostate_mim.files import atomic_path
 
 FORMAT = 1
 CONTROL = "control:"
+PERMUTED = f"{CONTROL}permuted:"
 ALL = "all"
 PREDICTIONS, RESULTS, COMPARISONS, CASES = "predictions", "results", "comparisons", "cases"
 STUDY = "study.json"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prostate_mim.files import write_text
 from prostate_mim.study.evidence import Evidence, Group, Row, read_evidence
-from prostate_mim.study.records import ALL, CONTROL
+from prostate_mim.study.records import ALL, PERMUTED
 from prostate_mim.study.wording import (
     MISSING,
     ORDER_RULE,
@@ -30,7 +30,6 @@ MAIN_METRICS = (
     "specificity_at_sensitivity_90", "brier", "ece",
 )  # fmt: skip
 _CHANCE = 0.5
-PERMUTED = f"{CONTROL}permuted:"
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -223,7 +222,8 @@ def controls(evidence: Evidence) -> Table | None:
     return Table(
         "controls",
         "Controls: AUROC",
-        f"Permuted: the labels were shuffled, so that there is nothing to learn; of {len(covering)} intervals "
+        f"Permuted: the labels were shuffled, anew for every seed, so that there is nothing to learn; value and "
+        f"interval (Student's t) are of the mean over these permutations. Of {len(covering)} intervals "
         f"{covering.count('yes')} cover 0.5, where about 1 of 20 misses it by chance. Duplicated: rows were counted "
         "twice, which must not narrow the interval of the arm of that name. Place: what the place in the window alone "
         "tells, without any feature.",

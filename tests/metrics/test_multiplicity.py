@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import false_discovery_control, mannwhitneyu
+from scipy.stats import false_discovery_control, mannwhitneyu, ttest_1samp
 
 from prostate_mim.errors import UsageError
-from prostate_mim.metrics import benjamini_hochberg, holm, permutation_over_seeds
+from prostate_mim.metrics import benjamini_hochberg, holm, mean_over_runs, permutation_over_seeds
 
 # Benjamini and Hochberg 1995, section 4.1: 15 endpoints of a trial of thrombolysis.
 TRIAL = [0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.3240, 0.4262, 0.5719, 0.6528,
@@ -21,6 +21,17 @@ def test_published_corrections():
     assert sum(p <= 0.05 for p in benjamini_hochberg(TRIAL)) == 4
     assert sum(p <= 0.05 for p in holm(TRIAL)) == 3
     assert sum(p <= 0.05 for p in TRIAL) == 9  # the control: uncorrected
+
+
+def test_the_mean_over_runs_is_students():
+    """As scipy's; one run has no interval, and a run without a value leaves no mean."""
+    runs = [0.52, 0.47, 0.55, 0.49]
+    found = mean_over_runs(runs)
+    expected = ttest_1samp(runs, 0).confidence_interval(0.95)
+    assert (found.value, found.low, found.high) == pytest.approx((0.5075, expected.low, expected.high))
+    assert mean_over_runs([0.3]).to_dict() == {"value": 0.3, "low": None, "high": None}
+    assert mean_over_runs([0.3, None]).value is None
+    assert mean_over_runs([]).value is None
 
 
 def test_holm_by_hand():

@@ -21,6 +21,7 @@ from prostate_mim.errors import IntegrityError, TrainingError, UsageError
 from prostate_mim.finetuning import cross_fit
 from prostate_mim.metrics import METRICS
 from prostate_mim.study import StudyRun, read_study, run_study
+from prostate_mim.study.groups import scored_of
 from prostate_mim.study.records import (
     CASES,
     COMPARISONS,
@@ -32,7 +33,6 @@ from prostate_mim.study.records import (
     read_table,
     table_path,
 )
-from prostate_mim.study.scores import scored_of
 from prostate_mim.study.tasks import open_task
 
 TABLES = (PREDICTIONS, RESULTS, COMPARISONS, CASES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from prostate_mim.errors import IntegrityError, NotFoundError, ResourceError, TrainingError, UsageError
-from prostate_mim.metrics import holm
+from prostate_mim.metrics import holm, mean_over_runs
 from prostate_mim.study.assembly import _corrected, _pairs
 from prostate_mim.study.cache import Places
+from prostate_mim.study.comparisons import CompareJob
 from prostate_mim.study.config import LESIONS, VOXELS, ArmConfig, StudyConfig, TaskConfig
+from prostate_mim.study.groups import Group
 from prostate_mim.study.jobs import Engine
 from prostate_mim.study.plan import Plan
 from prostate_mim.study.records import (
@@ -26,7 +28,7 @@ from prostate_mim.study.records import (
     read_table,
     write_table,
 )
-from prostate_mim.study.scores import CompareJob, Group, ScoreJob
+from prostate_mim.study.scores import ScoreJob
 
 pytestmark = pytest.mark.usefixtures("needs_pyarrow")
 BLANK = {"task": "", "arm": "", "architecture": "", "mode": "", "fraction": 0.0, "seed": 0}
@@ -105,6 +107,32 @@ def lesions(places: Places, arm: str, shift: float) -> Group:
     path = places.table("cells", arm)
     write_table(path, PREDICTIONS, rows)
     return Group("t", arm, "a", "linear", 1.0, LESIONS, ((0, path),))
+
+
+def test_a_control_has_its_interval_over_permutations(places: Places) -> None:
+    """Seeds with other labels: each by its own, together their mean, with Student's interval; no zones, no centres."""
+    rng = np.random.default_rng(0)
+    cells = []
+    for seed in range(3):
+        rows = [
+            {**BLANK, "row": n + 1, "patient": n, "fold": 0, "zone": "PZ", "centre": "", "label": int(label),
+             "probability": float(rng.random())} for n, label in enumerate(rng.permutation(np.arange(30) < 10))
+        ]  # fmt: skip
+        cells.append((seed, places.table("cells", f"shuffled{seed}")))
+        write_table(cells[-1][1], PREDICTIONS, rows)
+    group = Group("t", "control:permuted:x", "a", "linear", 1.0, LESIONS, tuple(cells))
+    ScoreJob("k", group, 50, 0, "max", False, places).run()
+    rows = [row for row in read_table(places.table("scores", "k"), RESULTS) if row["metric"] == "auroc"]
+    assert {row["subset"] for row in rows} == {"all"}
+    for level in ("lesion", "patient"):
+        values = {row["seed"]: row for row in rows if row["level"] == level}
+        each = [values[str(seed)]["value"] for seed in range(3)]
+        expected = mean_over_runs(each)
+        together = values["all"]
+        assert (together["value"], together["low"], together["high"]) == (expected.value, expected.low, expected.high)
+        assert together["positives"] == 10
+    with pytest.raises(IntegrityError, match="other rows"):  # another arm with such seeds is damaged
+        ScoreJob("other", replace(group, arm="x"), 50, 0, "max", False, places).run()
 
 
 def test_rows_counted_twice_change_no_interval(places: Places) -> None:
