@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import re
 import sys
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from prostate_mim.study.records import CASES, CONTROL, PREDICTIONS, write_table
+from prostate_mim.study.records import ALL, CASES, COMPARISONS, CONTROL, PREDICTIONS, RESULTS, write_table
 
 STUDY = Path(__file__).resolve().parents[2] / "hub_cards" / "study"
 NETWORK = "effnet-lite0"
@@ -28,12 +28,9 @@ def publish(monkeypatch: pytest.MonkeyPatch, needs_pyarrow: None) -> Iterator[Mo
     """The script as a module."""
     pytest.importorskip("sklearn")
     monkeypatch.syspath_prepend(str(STUDY))
-    spec = importlib.util.spec_from_file_location("publish", STUDY / "publish.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    sys.modules.pop("tabular", None)
+    yield importlib.import_module("publish")
+    for name in ("publish", "answer", "rows", "tabular"):
+        sys.modules.pop(name, None)
 
 
 def group(task: str, arm: str, fraction: float, network: str = NETWORK) -> dict[str, Any]:
@@ -83,6 +80,45 @@ def test_bars_name_the_best_and_take_the_right_differences(publish: ModuleType, 
     assert estimates[3] == (0.2, 0.1)
 
 
+def result(arm: str, value: float, **others: Any) -> dict[str, Any]:
+    own = {"seed": ALL, "metric": "auroc", "level": "lesion", "subset": "all", "value": value, "low": 0.1, "high": 0.9}
+    return {**group("lesion crops", arm, 1.0), **own, "rows": 8, "patients": 8, "positives": 4, **others}
+
+
+def paired(first: str, low: float, high: float, second: str = "random", **others: Any) -> dict[str, Any]:
+    own = {"task": "lesion crops", "metric": "auroc", "architecture": NETWORK, "mode": "linear", "fraction": 1.0}
+    blank = dict.fromkeys(("difference", "p_delong", "p_bootstrap", "p_holm", "p_seeds", "detectable"), 0.0)
+    return {**blank, **own, "first": first, "second": second, "low": low, "high": high, **others}
+
+
+def test_the_landscape_and_the_kinds_of_arms(publish: ModuleType, tmp_path: Path) -> None:
+    """One value an arm and task, by lesion, of all seeds; arrows of intervals beside 0; no controls."""
+    write_table(tmp_path / "results.parquet", RESULTS, [
+        result("random", 0.5), result("mim grid", 0.6), result("mim column", 0.4), result("averaged long", 0.7),
+        result("mim grid", 0.9, level="patient"), result("mim grid", 0.9, seed="0"),
+        result("mim grid", 0.9, subset="zone=PZ"), result("mim grid", 0.9, metric="brier"), result(f"{CONTROL}permuted:random", 0.5),
+        result("mim grid", 0.8, task="gland voxels", mode="probe", level="patient"),
+    ])  # fmt: skip
+    write_table(tmp_path / "comparisons.parquet", COMPARISONS, [
+        paired("mim grid", 0.01, 0.2), paired("mim column", -0.2, -0.01), paired("averaged long", -0.1, 0.1),
+        paired("averaged long", 0.01, 0.1, "imagenet"), paired("imagenet", 0.1, 0.2),
+        paired("mim grid", 0.01, 0.2, metric="dice"), paired("mim grid", -0.1, 0.2, task="gland voxels"),
+    ])  # fmt: skip
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in publish.landscape(tmp_path).splitlines()]
+    assert rows[0][2] == "gland voxels, 100%" and rows[0][-1] == "lesion crops, 100%"
+    shown = {row[1]: (row[2], row[-1]) for row in rows[2:]}
+    assert shown == {
+        "random": ("", "0.500"), "mim grid": ("0.800", "0.600 ↑"), "mim column": ("", "0.400 ↓"),
+        "averaged long": ("", "0.700"),
+    }  # fmt: skip
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in publish.kinds(tmp_path).splitlines()[2:]]
+    assert [(*row[1:4], row[-1]) for row in rows] == [
+        ("masked, begun at random", "random", "0 ↑ 0 ↓ of 1", "1 ↑ 1 ↓ of 2"),
+        ("masked, begun at ImageNet", "random", "", "0 ↑ 0 ↓ of 1"),
+        ("masked, begun at ImageNet", "imagenet", "", "1 ↑ 0 ↓ of 1"),
+    ]
+
+
 def test_what_is_missing_is_said(publish: ModuleType, tmp_path: Path) -> None:
     arms = [{"name": name, "architecture": NETWORK} for name in ("random", "genesis")]
     (tmp_path / "study.json").write_text(json.dumps({"arms": arms}))
@@ -94,13 +130,17 @@ def test_what_is_missing_is_said(publish: ModuleType, tmp_path: Path) -> None:
 
 
 def test_what_is_published_belongs_together() -> None:
-    """Arms and tasks of STUDY.md's record are those of study.toml; its figures are there, and no others."""
-    page, record = STUDY.parent / "STUDY.md", STUDY / "study.json"
+    """Arms and tasks of the record are those of study.toml; all figures are there and shown, and no others."""
+    page, details, record = STUDY.parent / "STUDY.md", STUDY / "RESULTS.md", STUDY / "study.json"
     if not page.exists():
         pytest.skip("hub_cards/STUDY.md is not published yet")
     asked = tomllib.loads((STUDY / "study.toml").read_text())
     found = json.loads(record.read_text())
     assert {arm["name"] for arm in found["arms"]} == {arm["name"] for arm in asked["arms"]}
     assert {task["name"] for task in found["tasks"]} == {task["name"] for task in asked["tasks"]}
-    shown = set(re.findall(r"!\[[^\]]*\]\(study/figures/([^)]+)\)", page.read_text()))
-    assert shown and shown == {path.name for path in (STUDY / "figures").iterdir()}
+    figures = {path.name for path in (STUDY / "figures").iterdir()}
+    shown = [
+        set(re.findall(r"!\[[^\]]*\]\((?:study/)?figures/([^)]+)\)", text.read_text())) for text in (page, details)
+    ]
+    assert shown[0] and shown[0] < figures and shown[1] == figures
+    assert "<!--" not in page.read_text()
