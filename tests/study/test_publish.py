@@ -96,7 +96,8 @@ def test_the_landscape_and_the_kinds_of_arms(publish: ModuleType, tmp_path: Path
     write_table(tmp_path / "results.parquet", RESULTS, [
         result("random", 0.5), result("mim grid", 0.6), result("mim column", 0.4), result("averaged long", 0.7),
         result("mim grid", 0.9, level="patient"), result("mim grid", 0.9, seed="0"),
-        result("mim grid", 0.9, subset="zone=PZ"), result("mim grid", 0.9, metric="brier"), result(f"{CONTROL}permuted:random", 0.5),
+        result("mim grid", 0.9, subset="zone=PZ"), result("mim grid", 0.9, metric="brier"),
+        result(f"{CONTROL}permuted:random", 0.5),
         result("mim grid", 0.8, task="gland voxels", mode="probe", level="patient"),
     ])  # fmt: skip
     write_table(tmp_path / "comparisons.parquet", COMPARISONS, [
