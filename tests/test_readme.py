@@ -18,9 +18,10 @@ TRAINING = (ROOT / "docs/training.md").read_text()
 DATA = (ROOT / "docs/data.md").read_text()
 LESIONS = (ROOT / "docs/lesions.md").read_text()
 STUDY = (ROOT / "docs/study.md").read_text()
+HUB = (ROOT / "docs/hub.md").read_text()
 PAGES = [
-    "README.md", "docs/data.md", "docs/lesions.md", "docs/masked-engine.md", "docs/modality.md", "docs/study.md",
-    "docs/training.md", "CONTRIBUTING.md", "SECURITY.md", "export/README.md", "hub_cards/resenc-s.mim-t2w/README.md",
+    "README.md", "docs/data.md", "docs/hub.md", "docs/lesions.md", "docs/masked-engine.md", "docs/modality.md",
+    "docs/study.md", "docs/training.md", "CONTRIBUTING.md", "SECURITY.md", "export/README.md", "hub_cards/resenc-s.mim-t2w/README.md",
 ]  # fmt: skip
 
 
@@ -41,7 +42,7 @@ def test_commands_and_options_exist() -> None:
     lines, others = command_lines(TEXT), command_lines(TRAINING)
     assert len(lines) >= 7
     assert len(others) >= 6
-    pages = [line for page in (DATA, LESIONS, STUDY) for line in command_lines(page)]
+    pages = [line for page in (DATA, LESIONS, STUDY, HUB) for line in command_lines(page)]
     assert len(pages) >= 20
     for name, *rest in (*lines, *others, *pages):
         command = commands[name]

@@ -37,6 +37,7 @@ WRITERS: dict[str, dict[str, str]] = {
         "TemporaryFile": "the helper itself: a probe whether a folder can be written",
     },
     "hub/release.py": {"mkdtemp": "a whole folder is written beside its place and renamed when complete"},
+    "hub/serving/shelf.py": {"mkdtemp": "a commit's folder is written beside its place and renamed when complete"},
     "looking/opening.py": {"mkdtemp": "a private folder for the page that the browser opens"},
     "health/drawing.py": {"savefig": "into memory; the page embeds the bytes"},
     "study/charts.py": {"savefig": "into memory; the page embeds the bytes"},

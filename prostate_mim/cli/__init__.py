@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from prostate_mim._version import __version__
-from prostate_mim.cli import data, explaining, inference, initialise, looking, models, pictures, study, training
+from prostate_mim.cli import data, explaining, hub, inference, initialise, looking, models, pictures, study, training
 from prostate_mim.console import run_app
 
 __all__ = ["app", "main"]
@@ -37,6 +37,7 @@ def _root(
 # Every command, in the order of --help.
 app.command("list")(models.list_command)
 app.command("info")(models.info)
+app.command("pull")(hub.pull)
 app.command("phantom")(data.phantom)
 app.command("init")(initialise.init)
 app.command("pretrain")(training.pretrain_command)
@@ -52,6 +53,7 @@ app.command("export")(models.export)
 app.command("verify")(models.verify)
 app.command("demo")(pictures.demo)
 app.add_typer(data.app, name="data")
+app.add_typer(hub.app, name="hub")
 
 
 def main() -> None:

@@ -114,6 +114,30 @@ def write_release(
     return final
 
 
+def copy_release(source: str | Path, folder: str | Path) -> Path:
+    """A verified copy of a release folder; what is listed in its SHA256SUMS and nothing else.
+
+    Raises:
+        NotFoundError, IntegrityError: as ``read_release``.
+        UsageError, ResourceError: as ``write_release``; nothing is left behind.
+    """
+    release, final = read_release(source), Path(folder)
+    temporary = _temporary_beside(final)
+    try:
+        for name in (*verify_sums(release.folder), SUMS):
+            write_bytes(temporary / name, (release.folder / name).read_bytes())
+        verify_sums(temporary)
+        temporary.chmod(0o755)
+        if final.exists():
+            final.rmdir()
+        temporary.rename(final)
+    except OSError as error:
+        raise explain_os_error(error, final) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return final
+
+
 def _temporary_beside(final: Path) -> Path:
     try:
         if final.exists() and (not final.is_dir() or any(final.iterdir())):

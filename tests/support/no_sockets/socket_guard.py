@@ -20,6 +20,7 @@ LOOPBACK = "PROSTATE_MIM_TESTS_LOOPBACK"
 LOG = "PROSTATE_MIM_TESTS_REFUSED"
 """Environment variable: the file that refusals are added to, one line each."""
 LOOPBACK_USERS = {
+    "serving/": "a hub that is served, and real clients of it",
     "hub/": "a hub that the tests themselves serve, on 127.0.0.1",
     "privacy/test_archive_identifiers.py": "Ray, as below",
     "study/test_engine_ray.py": "Ray, as below",
