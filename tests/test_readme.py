@@ -21,7 +21,8 @@ STUDY = (ROOT / "docs/study.md").read_text()
 HUB = (ROOT / "docs/hub.md").read_text()
 PAGES = [
     "README.md", "docs/data.md", "docs/hub.md", "docs/lesions.md", "docs/masked-engine.md", "docs/modality.md",
-    "docs/study.md", "docs/training.md", "CONTRIBUTING.md", "SECURITY.md", "export/README.md", "hub_cards/resenc-s.mim-t2w/README.md",
+    "docs/study.md", "docs/training.md", "CONTRIBUTING.md", "SECURITY.md", "export/README.md",
+    "hub_cards/resenc-s.mim-t2w/README.md",
 ]  # fmt: skip
 
 
