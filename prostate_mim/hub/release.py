@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,9 +89,7 @@ def write_release(
 
     from prostate_mim._version import __version__
 
-    final = Path(folder)
-    temporary = _temporary_beside(final)
-    try:
+    with _whole_folder(Path(folder)) as temporary:
         full = {"format": FORMAT, "library_version": __version__, **config}
         write_text(temporary / CONFIG, json.dumps(full, indent=2, sort_keys=True) + "\n")
         write_bytes(temporary / WEIGHTS, save(_contiguous(weights)))
@@ -101,6 +100,29 @@ def write_release(
             write_text(temporary / STUDIES, studies.to_text())
         write_text(temporary / CARD, card)
         write_sums(temporary)
+    return Path(folder)
+
+
+def copy_release(source: str | Path, folder: str | Path) -> Path:
+    """A verified copy of a release folder; what is listed in its SHA256SUMS and nothing else.
+
+    Raises:
+        IntegrityError: the source, or what was read of it, is damaged.
+        UsageError, ResourceError: as ``write_release``; nothing is left behind.
+    """
+    with _whole_folder(Path(folder)) as temporary:
+        for name in (*verify_sums(Path(source)), SUMS):
+            write_bytes(temporary / name, (Path(source) / name).read_bytes())
+        verify_sums(temporary)
+    return Path(folder)
+
+
+@contextmanager
+def _whole_folder(final: Path) -> Iterator[Path]:
+    """A temporary folder beside ``final``, which takes its place when the body has filled it, or is removed."""
+    temporary = _temporary_beside(final)
+    try:
+        yield temporary
         temporary.chmod(0o755)
         if final.exists():
             final.rmdir()
@@ -111,31 +133,6 @@ def write_release(
         raise explain_os_error(error, final) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return final
-
-
-def copy_release(source: str | Path, folder: str | Path) -> Path:
-    """A verified copy of a release folder; what is listed in its SHA256SUMS and nothing else.
-
-    Raises:
-        NotFoundError, IntegrityError: as ``read_release``.
-        UsageError, ResourceError: as ``write_release``; nothing is left behind.
-    """
-    release, final = read_release(source), Path(folder)
-    temporary = _temporary_beside(final)
-    try:
-        for name in (*verify_sums(release.folder), SUMS):
-            write_bytes(temporary / name, (release.folder / name).read_bytes())
-        verify_sums(temporary)
-        temporary.chmod(0o755)
-        if final.exists():
-            final.rmdir()
-        temporary.rename(final)
-    except OSError as error:
-        raise explain_os_error(error, final) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return final
 
 
 def _temporary_beside(final: Path) -> Path:

@@ -224,9 +224,10 @@ def controls(evidence: Evidence) -> Table | None:
         "Controls: AUROC",
         f"Permuted: the labels were shuffled, anew for every seed, so that there is nothing to learn; value and "
         f"interval (Student's t) are of the mean over these permutations. Of {len(covering)} intervals "
-        f"{covering.count('yes')} cover 0.5, where about 1 of 20 misses it by chance. Duplicated: rows were counted "
-        "twice, which must not narrow the interval of the arm of that name. Place: what the place in the window alone "
-        "tells, without any feature.",
+        f"{covering.count('yes')} cover 0.5, where about 1 of 20 misses it by chance. By patient it may lie "
+        "above 0.5: who has more lesions has a higher maximum and more chances of a positive one. Duplicated: rows "
+        "were counted twice, which must not narrow the interval of the arm of that name. Place: what the place in "
+        "the window alone tells, without any feature.",
         ("control", "task", "network", "labels", "by", "AUROC", "interval covers 0.5"),
         cells,
         words=3,

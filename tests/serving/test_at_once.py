@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import signal
@@ -13,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from prostate_mim.hub.serving import Shelf
+from prostate_mim.hub.serving import Shelf, new_token, read_access
 
 
 def test_64_clients_read_no_wrong_byte(place: Any) -> None:
@@ -55,6 +56,43 @@ def test_commits_at_once_lose_nothing(place: Any) -> None:
     repository = place.shelf.open("org/m")
     assert len(repository.at("main").files) == 16
     assert len(list(repository.history(repository.at("main")))) == 16
+
+
+def test_tags_and_commits_at_once_lose_nothing(place: Any) -> None:
+    """Eight threads tag while eight commit: every tag and every commit is kept."""
+    place.shelf.create("org/m")
+    first = place.shelf.commit("org/m", "main", {"first.txt": b"x"}, title="", author="a")
+
+    def change(number: int) -> None:
+        for turn in range(5):
+            name = f"{number}-{turn}"
+            if number % 2:
+                place.shelf.name_commit("org/m", "tags", name, first.sha)
+            else:
+                place.shelf.commit("org/m", "main", {f"{name}.txt": b"x"}, title="", author="a")
+
+    with ThreadPoolExecutor(16) as pool:
+        for done in [pool.submit(change, number) for number in range(16)]:
+            done.result()
+    repository = place.shelf.open("org/m")
+    assert len(repository.tags) == 40
+    assert len(repository.at("main").files) == 41
+
+
+def test_private_repositories_made_at_once_are_all_private(place: Any) -> None:
+    """Sixteen at once, while tokens are made: none is forgotten, as it would be public."""
+
+    def make(number: int) -> int:
+        if number % 4 == 0:
+            new_token(place.root, f"user{number}", may_write=False)
+        return int(place.as_writer("POST", "/api/repos/create", {"name": f"m{number}", "private": True})[0])
+
+    with ThreadPoolExecutor(16) as pool:
+        assert set(pool.map(make, range(16))) == {200}
+    found = read_access(place.root)
+    assert len(found.private) == 16
+    assert len(found.users) == 6
+    assert json.loads(place.ask("GET", "/api/models")[2]) == []
 
 
 WRITING = """

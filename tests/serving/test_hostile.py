@@ -175,6 +175,17 @@ def test_ranges(place: Any, repository: str, asked: str, status: int, expected: 
         assert body == expected and headers["content-length"] == str(len(body))
 
 
+def test_a_damaged_record_tells_no_path(place: Any, repository: str) -> None:
+    """The client learns that the hub is damaged, the log which file is, and the other repositories go on."""
+    lines: list[str] = []
+    place.hub.log = lines.append
+    (place.root / repository / "repository.json").write_text("{}")
+    status, _, body = place.ask("GET", f"/api/models/{repository}")
+    assert status == 500 and str(place.root).encode() not in body
+    assert any(line.startswith("error: ") and "repository.json" in line for line in lines)
+    assert place.ask("GET", "/health")[0] == 200
+
+
 def test_methods_and_routes_that_are_not_there(place: Any, repository: str) -> None:
     """404 or 501, and the connection goes on."""
     for method, path in (("GET", "/"), ("POST", f"/{repository}"), ("DELETE", "/api/models"), ("PATCH", "/health")):

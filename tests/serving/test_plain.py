@@ -47,6 +47,9 @@ def test_a_first_push_keeps_what_was_there(shelf: Shelf) -> None:
     assert [one.sha for one in repository.history(repository.at("main"))] == [made.sha, first.sha]
     assert set(made.files) == {"config.json", "sub/x.txt", "new.txt"}
     assert (made.folder / "sub/x.txt").samefile(repository.at(first.sha).folder / "sub/x.txt")
+    with (shelf.root / "org/plain/config.json").open("r+") as stream:  # in place, as editors do
+        stream.write("[]")
+    assert [(one.folder / "config.json").read_text() for one in repository.commits.values()] == ["{}", "{}"]
     with pytest.raises(UsageError, match="moved on"):
         shelf.commit("org/plain", "main", {"other.txt": b""}, title="t", author="a", parent=first.sha)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from prostate_mim.hub.serving import new_token
-from prostate_mim.hub.serving.access import Access, read_access, write_access
+from prostate_mim.hub.serving.access import change_access, read_access
 
 Client = Callable[..., list[dict[str, Any]]]
 
@@ -118,9 +119,9 @@ def test_private_and_gated(place: Any, client: Client, tmp_path: Path) -> None:
         {"call": "commit", **own, "repo_id": "alice/gated", **files},
     ])  # fmt: skip
     carol = new_token(place.root, "carol", may_write=False)
-    before = read_access(place.root)
-    assert before.private == {"alice/private": ()}
-    write_access(place.root, Access(before.users, {"alice/private": ("carol",)}, {"alice/gated": ("carol",)}))
+    assert read_access(place.root).private == {"alice/private": ()}
+    named = {"private": {"alice/private": ("carol",)}, "gated": {"alice/gated": ("carol",)}}
+    change_access(place.root, lambda old: replace(old, **named))
     got = {"call": "sha256", "filename": "config.json"}
     answers = client([
         {**got, "repo_id": f"alice/{name}", "token": token, "cache_dir": str(tmp_path / f"{name}{token}")}

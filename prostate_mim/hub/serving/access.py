@@ -6,15 +6,17 @@ import hashlib
 import hmac
 import json
 import secrets
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from prostate_mim.errors import IntegrityError, UsageError
-from prostate_mim.files import write_text
+from prostate_mim.files import file_lock, write_text
 from prostate_mim.hub.serving.names import checked_id
 
 ACCESS = "access.json"
+_PATIENCE_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -105,14 +107,26 @@ def new_token(root: Path, name: str, *, may_write: bool) -> str:
         IntegrityError: as ``read_access``.
     """
     checked_id(f"{name}/any")
-    before, token = read_access(root), f"hf_{secrets.token_urlsafe(32)}"
+    token = f"hf_{secrets.token_urlsafe(32)}"
     user = User(name, hashlib.sha256(token.encode()).hexdigest(), may_write)
-    write_access(root, Access((*(one for one in before.users if one.name != name), user), before.private, before.gated))
+    change_access(root, lambda old: replace(old, users=(*(one for one in old.users if one.name != name), user)))
     return token
 
 
-def write_access(root: Path, access: Access) -> None:
-    """Write ``access.json``."""
+def change_access(root: Path, change: Callable[[Access], Access]) -> None:
+    """Write ``access.json`` anew: one change after the other, of whatever threads and processes.
+
+    Raises:
+        UsageError: another process changes it, and does not end.
+        IntegrityError: as ``read_access``.
+    """
+    with file_lock(root / f".{ACCESS}.lock", _PATIENCE_S) as held:
+        if not held:
+            raise UsageError(f"{root / ACCESS}: another process is writing it; try again")
+        _write(root, change(read_access(root)))
+
+
+def _write(root: Path, access: Access) -> None:
     values = {
         "users": [
             {"name": user.name, "token_sha256": user.token_sha256, "may_write": user.may_write}

@@ -16,6 +16,10 @@ from prostate_mim.hub.serving.names import COMMIT, checked_path, checked_revisio
 RECORD, COMMITS, MAIN = "repository.json", "commits", "main"
 
 
+class ConflictError(UsageError):
+    """Somebody was there before: a name is taken, or a branch has moved on."""
+
+
 @dataclass(frozen=True)
 class File:
     """A file of a commit.

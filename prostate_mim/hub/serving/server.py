@@ -168,12 +168,18 @@ class _Handler(BaseHTTPRequestHandler):
         except Refused as refused:
             answer = refused.answer
         except ResourceError as error:
-            answer = Refused(507, str(error)).answer
+            answer = self._failed(507, "this hub's disk is full", error)
         except ProstateMimError as error:
-            answer = Refused(500, str(error)).answer
+            answer = self._failed(500, "this hub's folder is damaged, or cannot be written; its log says more", error)
         except TimeoutError:
             answer = Refused(408, "the body did not come in time").answer
         self._send(answer, unread=body.length > self._read)
+
+    def _failed(self, status: int, told: str, error: ProstateMimError) -> Answer:
+        """What a client is told; the reason, which names folders of this machine, goes into the log."""
+        if self.hub.log is not None:
+            self.hub.log(f"error: {error}")
+        return Refused(status, told).answer
 
     def _answer(self, method: str, body: Body) -> Answer:
         path, access, limits = urlsplit(self.path), read_access(self.hub.shelf.root), self.hub.limits

@@ -23,6 +23,7 @@ from prostate_mim.hub.serving.repository import (
     MAIN,
     RECORD,
     Commit,
+    ConflictError,
     File,
     Repository,
     commit_sha,
@@ -64,24 +65,20 @@ class Shelf:
             UsageError: not a name of one.
             IntegrityError: its record is damaged.
         """
-        folder = self.root / checked_id(name)
-        if not folder.is_dir() or not folder.resolve().is_relative_to(self.root):
-            raise NotFoundError(f"{name}: no such repository")
         with self._lock:
-            if (folder / RECORD).is_file():
-                return read_record(name, folder)
-            return self._plain(name, folder)
+            return self._read(name)
 
     def create(self, name: str) -> Repository:
         """A new, empty repository.
 
         Raises:
-            UsageError: it exists, or not a name of one.
+            ConflictError: it exists.
+            UsageError: not a name of one, or the shelf cannot be written.
         """
         folder = self.root / checked_id(name)
         with self._lock:
             if folder.exists():
-                raise UsageError(f"{name}: this repository exists already")
+                raise ConflictError(f"{name}: this repository exists already")
             make_folder(folder / COMMITS)
             made = Repository(name, folder)
             write_record(made)
@@ -105,21 +102,18 @@ class Shelf:
             parent: what the branch must be at, where it is not "".
 
         Raises:
-            UsageError: a path that is refused or cannot be removed, or another parent.
+            ConflictError: another parent.
+            UsageError: a path that is refused or cannot be removed.
             NotFoundError: no such repository or branch.
             ResourceError: the disk is full; the repository is as it was.
         """
-        repository = self.open(name)
         for path in changed:
             checked_path(path)
         with self._lock:
-            if not (repository.folder / RECORD).is_file():
-                repository = _adopted(repository)
-            else:
-                repository = read_record(name, repository.folder)  # another thread may have committed meanwhile
+            repository = self._for_change(name)
             before = _tip(repository, branch)
             if parent and parent != (before.sha if before else ""):
-                raise UsageError(f"{name}: {branch} has moved on from {parent[:12]}; fetch it and commit again")
+                raise ConflictError(f"{name}: {branch} has moved on from {parent[:12]}; fetch it and commit again")
             made = _write_commit(repository, before, changed, title=title, author=author)
             repository.commits[made.sha] = made
             repository.branches[checked_revision(branch)] = made.sha
@@ -134,12 +128,11 @@ class Shelf:
             sha: of the commit; None removes.
 
         Raises:
-            UsageError: it exists already, or it is the branch ``main`` that is to go.
-            NotFoundError: no such name to remove.
+            ConflictError: it exists already.
+            NotFoundError: no such name to remove, or it is the branch ``main`` that is to go.
         """
-        repository = self.open(name)
         with self._lock:
-            repository = _adopted(repository) if not (repository.folder / RECORD).is_file() else repository
+            repository = self._for_change(name)
             own: dict[str, str] = getattr(repository, kind)
             if sha is None:
                 if label == MAIN or label not in own:
@@ -147,13 +140,24 @@ class Shelf:
                 del own[label]
             else:
                 if label in own:
-                    raise UsageError(f"{name}: {label!r} exists already among its {kind}")
+                    raise ConflictError(f"{name}: {label!r} exists already among its {kind}")
                 own[checked_revision(label)] = sha
             write_record(repository)
 
     def upload_place(self, name: str, sha256: str) -> Path:
         """Where a large file lies between its upload and the commit that takes it in."""
         return make_folder(self.root / checked_id(name) / UPLOADS) / sha256
+
+    def _read(self, name: str) -> Repository:
+        folder = self.root / checked_id(name)
+        if not folder.is_dir() or not folder.resolve().is_relative_to(self.root):
+            raise NotFoundError(f"{name}: no such repository")
+        return read_record(name, folder) if (folder / RECORD).is_file() else self._plain(name, folder)
+
+    def _for_change(self, name: str) -> Repository:
+        """As it is now, with the lock held; a plain folder's commit first gets a folder of its own."""
+        found = self._read(name)
+        return found if (found.folder / RECORD).is_file() else _adopted(found)
 
     def _plain(self, name: str, folder: Path) -> Repository:
         """A folder of files as a repository of one commit; hashes are kept while size and time of a file stay."""
@@ -252,10 +256,14 @@ def _place(target: Path, source: Path) -> None:
 
 
 def _adopted(plain: Repository) -> Repository:
-    """A plain folder's repository as it is before its first push: its one commit becomes a folder of its own."""
+    """A plain folder's repository as it is before its first push: its one commit becomes a folder of its own.
+
+    Of copies: who edits a file of the plain folder must not change a commit.
+    """
     for sha, commit in list(plain.commits.items()):
         folder = plain.folder / COMMITS / sha
         for path in commit.files:
-            _place(folder / path, commit.folder / path)
+            make_folder((folder / path).parent)
+            write_bytes(folder / path, (commit.folder / path).read_bytes())
         plain.commits[sha] = Commit(sha, folder, commit.files, commit.title, commit.author, commit.date)
     return plain

@@ -9,15 +9,16 @@ import hmac
 import json
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from prostate_mim.errors import NotFoundError, UsageError
 from prostate_mim.files import atomic_path
-from prostate_mim.hub.serving.access import Access, write_access
+from prostate_mim.hub.serving.access import change_access
 from prostate_mim.hub.serving.answers import Answer, Refused, as_json
 from prostate_mim.hub.serving.names import checked_id, checked_path
-from prostate_mim.hub.serving.repository import Repository
+from prostate_mim.hub.serving.repository import ConflictError, Repository
 from prostate_mim.hub.serving.request import Request, text_of
 
 
@@ -40,11 +41,11 @@ def create(request: Request) -> Answer:
         raise Refused(400, str(error)) from None
     try:
         request.shelf.create(name)
-    except UsageError as error:
+    except ConflictError as error:
         raise Refused(409, str(error), url=f"{request.address}/{name}") from None
     if values.get("private") or values.get("visibility") == "private":
-        before = request.access
-        write_access(request.shelf.root, Access(before.users, {**before.private, name: ()}, before.gated))
+        # Until here its name was seen, and nothing is in it before this answer.
+        change_access(request.shelf.root, lambda old: replace(old, private={**old.private, name: ()}))
     return as_json({"url": f"{request.address}/{name}", "name": name, "id": name})
 
 
@@ -81,8 +82,10 @@ def commit(request: Request) -> Answer:
         )  # fmt: skip
     except NotFoundError as error:
         raise Refused(404, str(error), "RevisionNotFound") from None
+    except ConflictError as error:
+        raise Refused(412, str(error)) from None
     except UsageError as error:
-        raise Refused(412 if "moved on" in str(error) else 400, str(error)) from None
+        raise Refused(400, str(error)) from None
     for new in changed.values():
         if isinstance(new, Path):
             new.unlink(missing_ok=True)
@@ -190,8 +193,10 @@ def _named(request: Request, kind: str, label: str, sha: str | None = None) -> A
     repository = request.repository()
     try:
         request.shelf.name_commit(repository.name, kind, label, sha or request.commit(repository).sha)
+    except ConflictError as error:
+        raise Refused(409, str(error)) from None
     except UsageError as error:
-        raise Refused(409 if "exists already" in str(error) else 400, str(error)) from None
+        raise Refused(400, str(error)) from None
     return as_json({})
 
 
