@@ -28,13 +28,18 @@ def command(*words: str | Path, **environment: str) -> subprocess.CompletedProce
     )  # fmt: skip
 
 
+def _in_the_foreground() -> None:
+    """Shells let what they start in the background, these tests perhaps, ignore Ctrl-C; children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Served:
     """``hub serve`` as a process."""
 
     def __init__(self, shelf: Path, *words: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-u", "-c", PROGRAM, "hub", "serve", str(shelf), "--port", "0", *words],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_in_the_foreground,
         )  # fmt: skip
         assert self.process.stdout is not None
         self.line = self.process.stdout.readline()
