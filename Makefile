@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # torch comes first and pinned: nothing may pull the CUDA build in its place.
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test lint types check wheel bench bench-mim bench-loader bench-preprocess bench-ranks fuzz study clean
+.PHONY: help install demo test lint types check wheel bench bench-mim bench-loader bench-preprocess bench-ranks fuzz study weights clean
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -68,6 +68,11 @@ study: $(STAMP)  ## hub_cards/STUDY.md: what kept.parquet lacks is computed (KEP
 	  --report || exit; done
 	$(BIN)/python hub_cards/study/keep.py save --studies $(OUT)
 	$(BIN)/python hub_cards/study/publish.py --studies $(OUT) --data $(OUT)/data
+
+WORK ?= zoo-out
+weights: $(STAMP)  ## train, score and publish one model of hub_cards/: make weights NAME=resenc-s.mim-t2w (an hour; goes on)
+	OMP_NUM_THREADS=1 $(BIN)/python hub_cards/zoo/train.py $(NAME) --data $(DATA) --work $(WORK)
+	$(BIN)/python hub_cards/zoo/publish.py $(NAME) --work $(WORK)
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) demo-out dist build *.egg-info

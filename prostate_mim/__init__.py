@@ -9,6 +9,7 @@ from prostate_mim._version import __version__
 
 if TYPE_CHECKING:
     from prostate_mim.classifier import LesionClassifier
+    from prostate_mim.create import create_model
     from prostate_mim.deploy.provenance import Prediction
     from prostate_mim.deploy.session import OnnxClassifier, OnnxEncoder
     from prostate_mim.encoder import PreMIM
@@ -28,6 +29,7 @@ _HOME = {
     "Prediction": "deploy.provenance",
     "PretrainConfig": "pretraining",
     "Volume": "volume",
+    "create_model": "create",
     "finetune": "finetuning",
     "list_models": "hub.resolve",
     "pretrain": "pretraining",
@@ -45,6 +47,7 @@ __all__ = [
     "PretrainConfig",
     "Volume",
     "__version__",
+    "create_model",
     "finetune",
     "list_models",
     "pretrain",

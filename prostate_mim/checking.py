@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prostate_mim.errors import ProstateMimError
-from prostate_mim.hub import read_release, resolve
+from prostate_mim.hub import open_release
 from prostate_mim.leaks import Leak, model_saw, overlap_between, read_aliases, same_person, same_voxels
 from prostate_mim.manifest import Manifest, ManifestRow, read_manifest
 from prostate_mim.modality import Finding, Guard
@@ -138,7 +138,7 @@ def check_manifest(
     listed = read_manifest(manifest)
     other = None if against is None else read_manifest(against)
     aliases = {} if picai_labels is None else read_aliases(Path(picai_labels))
-    release = None if model is None else read_release(resolve(model))
+    release = None if model is None else open_release(model)
     reader = _Reader(len(listed.rows) + (len(other.rows) if other else 0), progress)
     rows, hashes = reader.read(listed, load_guard())
     leaks = [*same_voxels(listed.rows, hashes), *same_person(listed.rows, aliases, _folds(listed))]

@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ import typer
 from prostate_mim.errors import ProstateMimError, ResourceError, UsageError
 
 INTERRUPTED = 130
+_SHOWN_BY_PYTHON = warnings.showwarning
 
 
 @contextmanager
@@ -83,6 +85,7 @@ def show(values: Any, as_json: bool) -> None:
 def run_app(app: Callable[[], object]) -> None:
     """Run a Typer app: our errors become one line on stderr and their exit code; nothing else is caught."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    warnings.showwarning = _warn
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         app()
@@ -94,6 +97,14 @@ def run_app(app: Callable[[], object]) -> None:
         if stop.code == INTERRUPTED:  # typer has already swallowed the KeyboardInterrupt
             _fail("interrupted; no file is half-written, and a training run goes on with --resume", INTERRUPTED)
         raise
+
+
+def _warn(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    """Ours as one line for a person; those of libraries as Python shows them."""
+    if category.__module__.startswith("prostate_mim"):
+        sys.stderr.write("warning: " + " ".join(str(message).split()) + "\n")
+    else:
+        _SHOWN_BY_PYTHON(message, category, *place, **more)
 
 
 def _fail(message: str, code: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from prostate_mim.deploy.export import export_onnx
-from prostate_mim.errors import UsageError
-from prostate_mim.hub import Studies, read_release, resolve, write_release
+from prostate_mim.errors import IntegrityError, UsageError
+from prostate_mim.hub import Studies, open_release, write_release
 from prostate_mim.hub.card import make_card
-from prostate_mim.hub.release import WEIGHTS
-from prostate_mim.hub.weights import LoadReport, load_strictly, read_tensors, stored
+from prostate_mim.hub.weights import LoadReport, load_release, load_strictly, stored
 from prostate_mim.manifest import Point
 from prostate_mim.nets import build_encoder
 from prostate_mim.nets.pooling import CentrePool
+from prostate_mim.nets.stem import widen_stem
 from prostate_mim.preprocess import prepare_input
 from prostate_mim.spec import InputSpec
 from prostate_mim.volume import Volume
+
+_MOST_CHANNELS = 64
+IN_CHANS = "in_chans"  # of a release's details: channels of the encoder's input, where they are not the spec's
 
 
 @dataclass(frozen=True)
@@ -73,31 +77,79 @@ class PreMIM(nn.Module):
         self.name, self.revision = name, revision
         self.details = dict(details or {})
         self.studies = studies or Studies()
-        self.encoder = build_encoder(architecture, len(self.spec.channels))
+        self.encoder = build_encoder(architecture, _in_chans(self.details, self.spec))
         self.pool = CentrePool(self.encoder.stage_info, self.spec.spacing_mm_zyx)
         self.load_report = LoadReport(0, ())
         check_size(self.spec, self.encoder.total_stride_zyx)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path) -> PreMIM:
-        """Load verified weights: a bundled name, a release or run folder, or ``org/name@revision`` on a hub.
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        in_chans: int | None = None,
+        spacing_mm_zyx: tuple[float, float, float] | None = None,
+        allow_other_spacing: bool = False,
+    ) -> PreMIM:
+        """Load verified weights.
 
         Every file's SHA-256, every key, shape and dtype is checked. Returned in evaluation mode, float32, on the
-        CPU; ``load_report`` lists what was adapted.
+        CPU; ``load_report`` says where the files are from and lists what was adapted.
+
+        Args:
+            name: a published name (``list_models()``); a release or run folder, as a path or ``local-dir:PATH``; or
+                ``org/name@revision`` on a hub, where the revision is a commit of 40 hex digits. A branch or tag has to
+                be named and warns.
+            in_chans: C of the batches that ``forward`` will get; further channels begin at weight 0, so features are
+                at first those of the image alone. ``prepare`` gives the spec's channels: stack the others yourself.
+            spacing_mm_zyx: of what it will be fed with; refused where it is not the one it was pretrained at.
+            allow_other_spacing: take that spacing into the spec, in mm, all the same: kernels then see structures of
+                other sizes than in pretraining.
 
         Raises:
             NotFoundError: no such model (the nearest name is suggested).
             IntegrityError: the files are not what they claim to be.
             NetworkError: the hub cannot be reached.
+            UsageError: a hub's name without a revision, another spacing, or fewer channels than it has.
         """
-        release = read_release(resolve(name), kind="encoder")
+        release = open_release(name, kind="encoder")
         model = cls(
             release.architecture, release.spec, name=release.name, revision=release.revision, details=release.details,
             studies=release.studies,
         )  # fmt: skip
-        path = release.folder / WEIGHTS
-        model.load_report = load_strictly(model.encoder, read_tensors(path), release.weights_dtype, str(path))
+        model.load_report = load_release(model.encoder, release)
+        if spacing_mm_zyx is not None:
+            model._take_spacing(spacing_mm_zyx, allow_other_spacing)
+        if in_chans is not None:
+            model._take_channels(in_chans)
         return model.eval()
+
+    def _take_spacing(self, spacing_mm_zyx: tuple[float, float, float], allowed: bool) -> None:
+        spec = dataclasses.replace(self.spec, spacing_mm_zyx=spacing_mm_zyx)
+        if spec == self.spec:
+            return
+        asked, own = (" x ".join(f"{mm:g}" for mm in one.spacing_mm_zyx) for one in (spec, self.spec))
+        if not allowed:
+            raise UsageError(
+                f"{self.name} was pretrained at {own} mm (z, y, x), not {asked} mm; resample to that (prepare does), "
+                "or give allow_other_spacing=True: kernels then see structures of other sizes"
+            )
+        self.spec, self.pool = spec, CentrePool(self.encoder.stage_info, spec.spacing_mm_zyx)
+        self._adapted(f"spacing: pretrained at {own} mm, used at {asked} mm")
+
+    def _take_channels(self, in_chans: int) -> None:
+        if in_chans > _MOST_CHANNELS:
+            raise UsageError(f"in_chans is {in_chans}; at most {_MOST_CHANNELS} channels")
+        before = {key: value.shape for key, value in self.encoder.state_dict().items()}
+        widen_stem(self.encoder, in_chans)
+        for key, value in self.encoder.state_dict().items():
+            if value.shape != before[key]:
+                self._adapted(f"{key}: {tuple(before[key])} -> {tuple(value.shape)}, new channels at 0")
+        if in_chans != len(self.spec.channels):
+            self.details[IN_CHANS] = in_chans
+
+    def _adapted(self, line: str) -> None:
+        self.load_report = dataclasses.replace(self.load_report, adapted=(*self.load_report.adapted, line))
 
     def save_pretrained(
         self,
@@ -140,7 +192,7 @@ class PreMIM(nn.Module):
 
     def _golden(self, weights: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
         """A fixed input and the embedding a reader of this release must get for it."""
-        reader = PreMIM(self.architecture, self.spec).eval()
+        reader = PreMIM(self.architecture, self.spec, details=self.details).eval()
         load_strictly(reader.encoder, weights, dtype, "golden sample")
         sample = golden_input(self.encoder.total_stride_zyx, self.encoder.in_channels)
         with torch.inference_mode():
@@ -197,7 +249,24 @@ class PreMIM(nn.Module):
 
     def export_onnx(self, path: str | Path) -> Path:
         """Write a verified, self-contained ONNX file; see ``prostate_mim.deploy.export.export_onnx``."""
+        if self.encoder.in_channels != len(self.spec.channels):
+            raise UsageError(
+                f"{self.name} takes {self.encoder.in_channels} channels, and its spec can prepare "
+                f"{len(self.spec.channels)}; an exported file must hold its whole preprocessing"
+            )
         return export_onnx(self, path)
+
+
+def _in_chans(details: Mapping[str, Any], spec: InputSpec) -> int:
+    """Channels of the encoder's input.
+
+    Raises:
+        IntegrityError: details say something that no encoder has.
+    """
+    found = details.get(IN_CHANS, len(spec.channels))
+    if type(found) is not int or not len(spec.channels) <= found <= _MOST_CHANNELS:
+        raise IntegrityError(f"{IN_CHANS} is {found!r}; the release is damaged, fetch it again")
+    return found
 
 
 def check_size(spec: InputSpec, stride_zyx: tuple[int, int, int]) -> None:

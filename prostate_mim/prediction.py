@@ -19,12 +19,13 @@ from prostate_mim.encoder import PreMIM
 from prostate_mim.engine.tracker import progress_bar
 from prostate_mim.errors import IntegrityError, VerificationError
 from prostate_mim.files import atomic_path
-from prostate_mim.hub import read_release, resolve
+from prostate_mim.hub import open_release
 from prostate_mim.hub.release import GOLDEN
 from prostate_mim.hub.weights import read_tensors
 from prostate_mim.manifest import Point, level_of, read_manifest
 from prostate_mim.modality import Guard, refuse_flagged
 from prostate_mim.modality.reference import bundled_reference
+from prostate_mim.nets import Encoder
 from prostate_mim.studies import Study, open_all
 from prostate_mim.volume import Volume
 
@@ -161,10 +162,9 @@ def embed_manifest(encoder: PreMIM, manifest: str | Path, *, level: str = "lesio
 
 def load_model(name: str | Path) -> PreMIM | LesionClassifier:
     """A release of either kind, verified."""
-    folder = resolve(name)
-    if read_release(folder).kind == "classifier":
-        return LesionClassifier.from_pretrained(folder)
-    return PreMIM.from_pretrained(folder)
+    if open_release(name).kind == "classifier":
+        return LesionClassifier.from_pretrained(name)
+    return PreMIM.from_pretrained(name)
 
 
 def load_encoder(name: str | Path) -> PreMIM:
@@ -187,13 +187,13 @@ def verify_model(target: str | Path) -> dict[str, str | float]:
         return verify_onnx(target)
     model = load_model(target)
     output = "logit" if isinstance(model, LesionClassifier) else "embedding"
-    golden = read_tensors(resolve(target) / GOLDEN)
+    golden = read_tensors(open_release(target).folder / GOLDEN)
     shapes = {name: (value.dtype, value.ndim) for name, value in golden.items()}
     if shapes != {"input": (torch.float32, 5), output: (torch.float32, 1 if output == "logit" else 2)}:
         raise IntegrityError(f"{target}: its golden sample is {shapes}; the release is of another version")
     sample, expected = golden["input"], golden[output]
-    if sample.shape[:2] != (1, len(model.spec.channels)) or any(
-        n % s for n, s in zip(sample.shape[2:], _stride(model), strict=True)
+    if sample.shape[:2] != (1, _network(model).in_channels) or any(
+        n % s for n, s in zip(sample.shape[2:], _network(model).total_stride_zyx, strict=True)
     ):
         raise IntegrityError(f"{target}: its golden input {tuple(sample.shape)} does not fit the encoder's strides")
     with torch.inference_mode():
@@ -210,9 +210,8 @@ def verify_model(target: str | Path) -> dict[str, str | float]:
     return {"name": model.name, "kind": kind, "revision": model.revision, "golden_difference": worst}
 
 
-def _stride(model: PreMIM | LesionClassifier) -> tuple[int, int, int]:
-    encoder = model.encoder if isinstance(model, LesionClassifier) else model
-    return encoder.encoder.total_stride_zyx
+def _network(model: PreMIM | LesionClassifier) -> Encoder:
+    return (model.encoder if isinstance(model, LesionClassifier) else model).encoder
 
 
 def _studies(manifest: str | Path, label: str, level: str) -> Iterator[Study]:

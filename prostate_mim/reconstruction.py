@@ -16,7 +16,7 @@ from torch import Tensor
 from prostate_mim.encoder import PreMIM
 from prostate_mim.engine.seeding import torch_generator
 from prostate_mim.errors import UsageError
-from prostate_mim.hub import read_release, resolve
+from prostate_mim.hub import open_release
 from prostate_mim.hub.release import DECODER
 from prostate_mim.hub.weights import load_strictly, read_tensors
 from prostate_mim.mim import METHODS, BlockGrid, MaskedImageModel, Method, MimBatch, expand_blocks, hide
@@ -71,12 +71,11 @@ def load_mim(name: str | Path) -> MimRelease:
         UsageError: the release has no decoder.
         NotFoundError, IntegrityError: as ``PreMIM.from_pretrained``.
     """
-    folder = resolve(name)
-    release = read_release(folder, kind="encoder")
-    path = folder / DECODER
+    release = open_release(name, kind="encoder")
+    path = release.folder / DECODER
     if not path.exists() or "mim" not in release.details:
         raise UsageError(f"{name}: this release has no decoder; only encoders fresh from pretraining can reconstruct")
-    encoder = PreMIM.from_pretrained(folder).encoder
+    encoder = PreMIM.from_pretrained(release.folder).encoder
     spec = release.spec
     block_mm = tuple(release.details["mim"]["block_mm_zyx"])
     grid = BlockGrid.from_mm(block_mm, spec.spacing_mm_zyx, spec.size_zyx, encoder.total_stride_zyx)

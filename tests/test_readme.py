@@ -19,8 +19,10 @@ DATA = (ROOT / "docs/data.md").read_text()
 LESIONS = (ROOT / "docs/lesions.md").read_text()
 STUDY = (ROOT / "docs/study.md").read_text()
 HUB = (ROOT / "docs/hub.md").read_text()
+MODELS = (ROOT / "docs/models.md").read_text()
 PAGES = [
     "README.md", "docs/data.md", "docs/hub.md", "docs/lesions.md", "docs/masked-engine.md", "docs/modality.md",
+    "docs/models.md",
     "docs/study.md", "docs/training.md", "CONTRIBUTING.md", "SECURITY.md", "export/README.md",
     "hub_cards/resenc-s.mim-t2w/README.md",
 ]  # fmt: skip
@@ -43,7 +45,7 @@ def test_commands_and_options_exist() -> None:
     lines, others = command_lines(TEXT), command_lines(TRAINING)
     assert len(lines) >= 7
     assert len(others) >= 6
-    pages = [line for page in (DATA, LESIONS, STUDY, HUB) for line in command_lines(page)]
+    pages = [line for page in (DATA, LESIONS, STUDY, HUB, MODELS) for line in command_lines(page)]
     assert len(pages) >= 20
     for name, *rest in (*lines, *others, *pages):
         command = commands[name]
@@ -107,6 +109,14 @@ def test_the_engine_page_runs() -> None:
     for block in found:
         exec(compile(block, "docs/masked-engine.md", "exec"), names)  # noqa: S102 - our own page
     assert names["logits"].shape == names["plain"].shape == (2, 2)
+
+
+def test_the_models_page_runs() -> None:
+    """Its Python block runs, and gives what the comments say."""
+    (block,) = blocks("python", MODELS)
+    names: dict[str, object] = {}
+    exec(compile(block, "docs/models.md", "exec"), names)  # noqa: S102 - our own page
+    assert names["three"].encoder.in_channels == 3  # type: ignore[attr-defined]
 
 
 def test_public_names_are_all_there() -> None:

@@ -22,9 +22,9 @@ LONGEST_MODULE = 330
 ORDER = (
     "errors", "_version", "files", "spec", "volume", "preprocess", "modality", "manifest", "studies", "folds", "leaks",
     "phantom", "datasets", "store", "nets", "masked", "mim", "metrics", "hub", "deploy", "encoder", "initialisations",
-    "classifier", "config", "engine", "pictures", "reconstruction", "health", "contrastive", "pretraining",
-    "finetuning", "prediction", "probing", "checking", "archive", "preview", "saliency", "looking", "study", "demo",
-    "console", "cli", "__main__",
+    "classifier", "create", "formats", "config", "engine", "pictures", "reconstruction", "health", "contrastive",
+    "pretraining", "finetuning", "prediction", "probing", "checking", "archive", "preview", "saliency", "looking",
+    "study", "demo", "console", "cli", "__main__",
 )  # fmt: skip
 # file -> modules it may import from above itself, inside a function or for types only.
 UPWARD: dict[str, dict[str, str]] = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prostate_mim.errors import UsageError
 from prostate_mim.files import sha256_of
-from prostate_mim.hub import read_release, resolve
+from prostate_mim.hub import open_release
 from prostate_mim.manifest import Manifest, ManifestRow, level_of, read_manifest
 
 FORMAT = 2  # 2: column flags of predictions
@@ -95,7 +95,7 @@ def make_job(
     for name, value in (("workers", workers), ("shard_rows", shard_rows), ("attempts", attempts)):
         if value < 1:
             raise UsageError(f"{name} is {value}; it must be 1 or more")
-    release = read_release(resolve(model), kind="classifier" if task == "predict" else None)
+    release = open_release(model, kind="classifier" if task == "predict" else None)
     digest = sha256_of(manifest) if manifest.is_file() else ""
     level = level_of(release.details) if task == "predict" else "lesion"
     listed = read_manifest(manifest, level=level)

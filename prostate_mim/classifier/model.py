@@ -17,10 +17,9 @@ from prostate_mim.deploy.export import export_onnx
 from prostate_mim.deploy.provenance import Prediction
 from prostate_mim.encoder import PreMIM, check_size, golden_input
 from prostate_mim.errors import UsageError
-from prostate_mim.hub import read_release, resolve, write_release
+from prostate_mim.hub import open_release, write_release
 from prostate_mim.hub.card import make_card
-from prostate_mim.hub.release import WEIGHTS
-from prostate_mim.hub.weights import LoadReport, load_strictly, read_tensors, stored
+from prostate_mim.hub.weights import LoadReport, load_release, load_strictly, stored
 from prostate_mim.manifest import Point
 from prostate_mim.nets.pooling import POOLINGS
 from prostate_mim.nets.stem import widen_stem
@@ -108,11 +107,10 @@ class LesionClassifier(nn.Module):
             NotFoundError, IntegrityError, NetworkError: as ``PreMIM.from_pretrained``.
             UsageError: the release is an encoder without a head; fine-tune it first.
         """
-        release = read_release(resolve(name), kind="classifier")
-        path = release.folder / WEIGHTS
+        release = open_release(name, kind="classifier")
         layout, complete = read_layout(release.details, str(release.folder))
         model = _empty(release.architecture, release.spec, layout)
-        model.load_report = load_strictly(Parts(model, complete), read_tensors(path), release.weights_dtype, str(path))
+        model.load_report = load_release(Parts(model, complete), release)
         model.name = model.encoder.name = release.name
         model.revision = model.encoder.revision = release.revision
         model.studies = model.encoder.studies = release.studies

@@ -19,17 +19,17 @@ _MB = 1_000_000
 def pull(
     names: Annotated[list[str] | None, typer.Argument(help="Bundled names, folders, or org/name@revision.")] = None,
     to: Annotated[Path, typer.Option("--to", help="Folder to put models in, verified: TO/org/name.")] = Path("models"),
-    every: Annotated[bool, typer.Option("--all", help="All models that come with the package.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="All published models that are here.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Put models into a folder that is carried to where no internet is; it loads, and 'hub serve' serves it."""
-    from prostate_mim.hub import list_models
+    from prostate_mim.hub import available_models
     from prostate_mim.hub.transfer import pull as pull_one
 
     if bool(names) is every:
         raise UsageError("name the models to pull, or give --all")
     found = []
-    for name in names or list_models():
+    for name in names or available_models():
         one = pull_one(name, to)
         found.append(one)
         if not as_json:

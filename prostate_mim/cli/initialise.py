@@ -81,12 +81,12 @@ def _spec(size: str | None, spacing: str | None, name: str, source: str | None) 
     """What the options say of the input, over the release's spec or the default one; None if they say nothing."""
     import dataclasses
 
-    from prostate_mim.hub import read_release, resolve
+    from prostate_mim.hub import open_release
     from prostate_mim.spec import InputSpec
 
     if size is None and spacing is None:
         return None
-    spec = read_release(resolve(source), kind="encoder").spec if name == "release" and source else InputSpec()
+    spec = open_release(source, kind="encoder").spec if name == "release" and source else InputSpec()
     if spacing is not None:
         spec = dataclasses.replace(spec, spacing_mm_zyx=numbers(spacing, "--spacing"))
     return spec.with_size(whole_numbers(size, "--size")) if size is not None else spec

@@ -7,12 +7,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prostate_mim.errors import IntegrityError, NotFoundError, ResourceError, UsageError
 from prostate_mim.files import explain_os_error, make_folder, sha256_of, write_bytes, write_text
+from prostate_mim.hub.registry import Entry, check_registered
 from prostate_mim.hub.studies import STUDIES, Studies, read_studies
 from prostate_mim.spec import InputSpec
 
@@ -47,6 +48,10 @@ class Release:
         details: plain values of the producer (head, masking); see the classes that read them.
         revision: first 16 hex digits of the SHA-256 of the weights file.
         studies: which studies the weights have seen, where the release says so.
+        sums: SHA-256 of every file, as verified.
+        source: ``bundled``, ``checkout``, ``folder`` or ``hub``.
+        commit: 40 hex digits, of a hub only.
+        published: its files are those that models.json has under its name.
     """
 
     folder: Path
@@ -58,6 +63,10 @@ class Release:
     details: dict[str, Any]
     revision: str
     studies: Studies = _UNKNOWN
+    sums: Mapping[str, str] = field(default_factory=dict)
+    source: str = "folder"
+    commit: str = ""
+    published: bool = False
 
 
 def write_release(
@@ -151,11 +160,21 @@ def write_sums(folder: Path) -> None:
     write_text(folder / SUMS, "".join(f"{sha256_of(folder / name)}  {name}\n" for name in names))
 
 
-def read_release(folder: str | Path, *, kind: str | None = None) -> Release:
+def read_release(
+    folder: str | Path,
+    *,
+    kind: str | None = None,
+    entry: Entry | None = None,
+    source: str = "folder",
+    commit: str = "",
+) -> Release:
     """Verify a release folder and read its config. No tensor is loaded yet.
 
     Args:
         kind: refuse anything else.
+        entry: what was published under the name that led here; every file must be of it.
+        source: where it is from; see ``Release``.
+        commit: see ``Release``.
 
     Raises:
         NotFoundError: it is not a release folder.
@@ -166,6 +185,8 @@ def read_release(folder: str | Path, *, kind: str | None = None) -> Release:
     if not (root / CONFIG).is_file():
         raise NotFoundError(f"{root}: not a release folder (no {CONFIG}); a run folder keeps its own in release/")
     sums = verify_sums(root)
+    if entry is not None:
+        check_registered(entry, sums, str(root))
     config = _read_config(root / CONFIG)
     if kind is not None and config["kind"] != kind:
         other = "finetune it first" if kind == "classifier" else "use LesionClassifier.from_pretrained"
@@ -180,6 +201,10 @@ def read_release(folder: str | Path, *, kind: str | None = None) -> Release:
         details=config["details"],
         revision=sums[WEIGHTS][:16],
         studies=read_studies(root / STUDIES) if STUDIES in sums else _UNKNOWN,
+        sums=sums,
+        source=source,
+        commit=commit,
+        published=entry is not None,
     )
 
 
@@ -205,6 +230,21 @@ def verify_sums(root: Path) -> dict[str, str]:
                 "the file was damaged or edited, fetch the release again"
             )
     return sums
+
+
+def damaged_files(root: Path) -> list[str]:
+    """Names of the files that are not what SHA256SUMS says, and then itself, which may be what is damaged.
+
+    A file that is missing is not among them, nor anything of a folder without SHA256SUMS.
+    """
+    if not (root / SUMS).is_file():
+        return []
+    try:
+        sums = _read_sums(root)
+    except IntegrityError:
+        return [SUMS]
+    wrong = [name for name, digest in sums.items() if (root / name).is_file() and sha256_of(root / name) != digest]
+    return [*wrong, SUMS] if wrong else []
 
 
 def _read_sums(root: Path) -> dict[str, str]:

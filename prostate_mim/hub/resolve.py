@@ -1,51 +1,137 @@
-"""A name -> a local release folder: bundled with the package, a folder on disk, or org/name@revision on a hub."""
+"""A name -> a local release folder: a published name, a folder on disk, or org/name@revision on a hub."""
 
 from __future__ import annotations
 
 import difflib
-import errno
 import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from prostate_mim.errors import IntegrityError, NetworkError, NotFoundError, ProstateMimError
-from prostate_mim.files import explain_os_error
-from prostate_mim.hub.release import CONFIG, FILES, verify_sums
+from prostate_mim.errors import NotFoundError, UsageError
+from prostate_mim.hub.cache import fetch
+from prostate_mim.hub.names import COMMIT, checked_id, checked_revision
+from prostate_mim.hub.registry import Entry, read_registry, select
+from prostate_mim.hub.release import CONFIG, Release, read_release
 
-BUNDLED = Path(__file__).resolve().parent.parent / "weights"
+PACKAGE = Path(__file__).resolve().parent.parent
+BUNDLED = PACKAGE / "weights"
+PUBLISHED = PACKAGE.parent / "hub_cards"
+"""Where a checkout holds the models that are too large for the wheel; no such folder in an installation."""
 BUNDLED_DEFAULT = "resenc-s.mim-t2w"
-# What only this machine's disk says; everything else that goes wrong while fetching is the hub's or the network's.
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?")
+LOCAL = "local-dir:"
+_HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w.-]+))?")
 
 
-def list_models() -> list[str]:
-    """Names that ``from_pretrained`` loads without a network."""
-    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{CONFIG}"))
+class UnpinnedRevisionWarning(UserWarning):
+    """A branch or tag was loaded: the same name may give other weights tomorrow."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where a name led.
+
+    Attributes:
+        folder: the release folder; ``read_release`` verifies it.
+        source: ``bundled``, ``checkout``, ``folder`` or ``hub``.
+        entry: what was published under that name; None for a folder, and for what others publish.
+        commit: 40 hex digits; of a hub only.
+    """
+
+    folder: Path
+    source: str
+    entry: Entry | None = None
+    commit: str = ""
+
+
+def list_models(
+    filter: str = "", *, license: str | Sequence[str] = "", data_license: str | Sequence[str] = ""
+) -> list[str]:
+    """Names of published models, as ``from_pretrained`` takes them, in alphabetical order.
+
+    Args:
+        filter: part of the name, or a pattern with ``*``, such as ``resenc*``.
+        license: of the weights, one or several, with ``*``: ``LicenseRef-research-only``.
+        data_license: every data set that the weights were made of is under one of these, such as
+            ``("CC-BY-*", "Apache-2.0")``. Phantoms are nobody's data.
+    """
+    return [entry.name for entry in select(filter, license, data_license)]
+
+
+def available_models() -> list[str]:
+    """Those among ``list_models()`` that need no network: with the package, or in the checkout it is run from."""
+    return [name for name in read_registry() if _at_hand(name) is not None]
+
+
+def open_release(name: str | Path, *, kind: str | None = None) -> Release:
+    """The verified release that a name means.
+
+    Args:
+        kind: refuse anything but ``encoder`` or ``classifier``.
+
+    Raises:
+        NotFoundError, NetworkError, UsageError: as ``locate``.
+        IntegrityError: a file is not what was published, or what the release was made of.
+    """
+    located = locate(name)
+    return read_release(
+        located.folder, kind=kind, entry=located.entry, source=located.source, commit=located.commit
+    )  # fmt: skip
 
 
 def resolve(name: str | Path) -> Path:
-    """Find the folder a name means; ``read_release`` verifies its contents.
+    """The folder of ``locate``."""
+    return locate(name).folder
 
-    A run folder stands for the release inside it. A folder on disk wins over a hub name.
+
+def locate(name: str | Path) -> Located:
+    """Find what a name means.
+
+    A published name; ``local-dir:PATH`` or a path that exists (a run folder stands for the release inside it); or
+    ``org/name@revision``, where the revision is a commit of 40 hex digits. A branch or a tag is loaded with an
+    ``UnpinnedRevisionWarning``, and has to be asked for: ``org/name@main``. A folder on disk wins over a hub's name.
 
     Raises:
-        NotFoundError: nothing has that name; the nearest bundled name is suggested.
-        NetworkError: a hub name, and the hub cannot be reached.
+        NotFoundError: nothing has that name; the nearest published one is suggested.
+        UsageError: a hub's name without a revision.
+        NetworkError: the hub cannot be reached.
         IntegrityError: the hub gave other bytes than the release was made of.
     """
     text = str(name)
-    if text in list_models():
-        return BUNDLED / text
+    if text in read_registry():
+        return _published(read_registry()[text])
+    if text.startswith(LOCAL):
+        return Located(_release_in(text.removeprefix(LOCAL)), "folder")
     folder = _on_disk(text)
-    if folder is not None and folder.is_dir():
-        return folder if (folder / CONFIG).exists() or not (folder / "release").is_dir() else folder / "release"
     if folder is not None:
-        raise NotFoundError(f"{text}: is a file; a model is a release folder, a bundled name or org/name@revision")
-    if _HUB_NAME.fullmatch(text) and not text.startswith((".", "/")):
-        return _from_hub(text)
-    near = difflib.get_close_matches(text, list_models(), n=1, cutoff=0.3)
+        return Located(_release_in(text), "folder")
+    hub = _HUB_NAME.fullmatch(text)
+    if hub is not None:
+        return _on_hub(text, hub[1], hub[2] or "")
+    near = difflib.get_close_matches(text, read_registry(), n=1, cutoff=0.3)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise NotFoundError(f"model {text!r}: no such bundled name or folder{hint} (prostate-mim list shows the names)")
+    raise NotFoundError(f"model {text!r}: no such published name or folder{hint} (prostate-mim list shows the names)")
+
+
+def _at_hand(name: str) -> Located | None:
+    for source, home in (("bundled", BUNDLED), ("checkout", PUBLISHED)):
+        if (home / name / CONFIG).is_file():
+            return Located(home / name, source, read_registry()[name])
+    return None
+
+
+def _published(entry: Entry) -> Located:
+    found = _at_hand(entry.name)
+    if found is not None:
+        return found
+    if entry.repository:
+        folder = fetch(entry.repository, entry.revision)
+        return Located(folder, "hub", entry, folder.name)
+    raise NotFoundError(
+        f"model {entry.name!r} is published in the project's repository, in hub_cards/{entry.name}, and is not part of "
+        f"the installed package ({entry.size / 1e6:.0f} MB); copy that folder here and load it by its path"
+    )
 
 
 def _on_disk(text: str) -> Path | None:
@@ -56,52 +142,41 @@ def _on_disk(text: str) -> Path | None:
         return None
 
 
-def _from_hub(name: str) -> Path:
-    """Fetch the fixed list of release files at one revision through huggingface_hub's cache, and verify them.
+def _release_in(text: str) -> Path:
+    folder = _on_disk(text)
+    if folder is None:
+        raise NotFoundError(f"{text}: no such folder; give a release or run folder")
+    if not folder.is_dir():
+        raise NotFoundError(f"{text}: is a file; a model is a release folder, a published name or org/name@revision")
+    return folder if (folder / CONFIG).exists() or not (folder / "release").is_dir() else folder / "release"
 
-    huggingface_hub compares lengths only, and keeps what it fetched; so a damaged file is found here, where the
-    cache is known that must be removed before another fetch can help.
-    """
-    from huggingface_hub import snapshot_download
 
-    repository, _, revision = name.partition("@")
+def _on_hub(text: str, repository: str, revision: str) -> Located:
+    if not revision:
+        known = [entry for entry in read_registry().values() if entry.repository == repository]
+        if not known:
+            raise UsageError(
+                f"{text}: no such folder here; a model on a hub is named with its revision: {repository}@<commit> of "
+                f"40 hex digits loads the same bytes for ever, {repository}@main what is newest"
+            )
+        return _published(known[0])
     try:
-        folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(FILES)))
-    except MemoryError:
-        raise
-    except Exception as error:  # errors of its HTTP client (httpx or httpx2, by version) pass through it
-        raise _explain(error, name, revision or "main") from error
-    if not (folder / CONFIG).is_file():
-        raise NotFoundError(f"{name}: the repository holds no release of this package (no {CONFIG})")
-    try:
-        verify_sums(folder)
-    except IntegrityError as error:
-        raise IntegrityError(f"{error}; first remove the copy in the cache: {folder.parent.parent}") from error
-    return folder
-
-
-def _explain(error: Exception, name: str, revision: str) -> ProstateMimError:
-    """What a failed fetch means to who asked for it."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    if isinstance(error, GatedRepoError):
-        return NotFoundError(f"{name}: the repository is gated; accept its terms and log in first")
-    if isinstance(error, RevisionNotFoundError):
-        return NotFoundError(f"{name}: the repository exists, the revision {revision!r} does not")
-    if isinstance(error, RepositoryNotFoundError):
-        return NotFoundError(
-            f"{name}: no such folder here, and no such repository on the hub, or it is private; check the spelling"
+        checked_id(repository), checked_revision(revision)  # an HTTP client makes org/name@.. another address
+    except UsageError as error:
+        raise NotFoundError(f"{text}: no such folder here, and not a name that a hub allows ({error})") from error
+    folder = fetch(repository, revision)
+    if not COMMIT.fullmatch(revision):
+        warnings.warn(
+            f"{text}: {revision!r} is a branch or tag and may move; today it is {repository}@{folder.name}",
+            UnpinnedRevisionWarning,
+            stacklevel=2,
         )
-    if isinstance(error, HFValidationError):
-        return NotFoundError(f"{name}: no such folder here, and not a name that a hub allows; check the spelling")
-    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-        return explain_os_error(error, Path(error.filename or "the cache of huggingface_hub (HF_HOME)"))
-    return NetworkError(
-        f"{name}: no such folder here, and the hub did not answer as a hub does ({type(error).__name__}); "
-        "check the network, HF_ENDPOINT and HF_HUB_OFFLINE, or copy the release folder here"
-    )
+    return Located(folder, "hub", _entry_at(repository, folder.name), folder.name)
+
+
+def _entry_at(repository: str, commit: str) -> Entry | None:
+    """A published model that is named by its home."""
+    for entry in read_registry().values():
+        if (entry.repository, entry.revision) == (repository, commit):
+            return entry
+    return None

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from prostate_mim.errors import IntegrityError, NetworkError, NotFoundError, UsageError
 from prostate_mim.files import make_folder
+from prostate_mim.hub.names import checked_id, checked_revision
 from prostate_mim.hub.release import FILES, copy_release, read_release, verify_sums
-from prostate_mim.hub.resolve import resolve
-from prostate_mim.hub.serving.names import checked_id, checked_revision
+from prostate_mim.hub.resolve import open_release
 
 HOME = "prostate-mim"
 """Organisation of what has none: bundled models, and folders."""
@@ -43,14 +43,14 @@ def pull(name: str, to: str | Path) -> Pulled:
         to: made if need be.
 
     Raises:
-        NotFoundError, NetworkError, IntegrityError: as ``resolve`` and ``read_release``.
+        NotFoundError, NetworkError, IntegrityError: as ``open_release``.
         UsageError: another release of that name lies there, or the folder cannot be written.
         ResourceError: the disk is full; nothing is half-written.
     """
-    source = resolve(name)
-    release = read_release(source)
-    on_hub = not Path(name).expanduser().exists() and "/" in name
-    own = checked_id(name.partition("@")[0] if on_hub else f"{HOME}/{release.name}")
+    release = open_release(name)
+    source = release.folder
+    theirs = release.source == "hub" and not release.published
+    own = checked_id(name.partition("@")[0] if theirs else f"{HOME}/{release.name}")
     target = make_folder(to) / own
     was_there = target.is_dir() and any(target.iterdir())
     if was_there:
@@ -91,7 +91,7 @@ def push(model: str | Path, name: str, *, private: bool = False, tag: str = "") 
         UsageError: the name or the tag, no token, or one that may not write.
         NetworkError: the hub did not answer, or not as one does.
     """
-    release = read_release(resolve(model))
+    release = open_release(model)
     checked_id(name)
     if tag:
         checked_revision(tag)

@@ -151,6 +151,11 @@ def other_release(request: Request) -> PreMIM:
             f"release {loaded.name} is of architecture {loaded.architecture}, not {request.architecture}; "
             f"use --architecture {loaded.architecture}"
         )
+    if loaded.encoder.in_channels != len(loaded.spec.channels):
+        raise UsageError(
+            f"release {loaded.name} takes {loaded.encoder.in_channels} channels, its spec names "
+            f"{len(loaded.spec.channels)}; begin at one that was saved without in_chans"
+        )
     if request.sha256 is not None and not request.sha256.lower().startswith(loaded.revision):
         raise IntegrityError(
             f"release {loaded.name}: the sha256 of its weights begins with {loaded.revision}, expected "

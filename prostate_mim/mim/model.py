@@ -105,6 +105,20 @@ class MaskedImageModel(nn.Module):
         self._check_parts()
         needed = method.target == "features" or "difficulty" in self.strategy.needs
         self.teacher = EmaTeacher(self.encoding, self.decoder) if needed else None
+        self._frozen = False
+
+    def freeze_encoder(self) -> None:
+        """From now on only the decoder learns; the encoder's norms keep their running statistics too."""
+        self._frozen = True
+        self.encoding.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> MaskedImageModel:
+        """As ``nn.Module.train``; a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self._frozen:
+            self.encoding.eval()
+        return self
 
     @property
     def encoder(self) -> Encoder:

@@ -47,6 +47,7 @@ class PretrainConfig:
         contrastive: how two views of a study are made and compared. ``loop.batch`` counts views, two a study.
         begin: key of ``initialisations.INITIALISATIONS``: the encoder's weights before the first step.
         begin_source: what that needs: a release, or a file of weights.
+        freeze_encoder: only the decoder learns: pictures and masked error of weights that exist.
     """
 
     architecture: str = "resenc-s"
@@ -65,6 +66,7 @@ class PretrainConfig:
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
     begin: str = RANDOM
     begin_source: str = ""
+    freeze_encoder: bool = False
 
     def __post_init__(self) -> None:
         if any(room < n for room, n in zip(self.region_zyx, self.spec.size_zyx, strict=True)):
@@ -84,6 +86,11 @@ class PretrainConfig:
             )
         if self.begin not in INITIALISATIONS:
             raise UsageError(f"begin {self.begin!r} is unknown; choose {', '.join(INITIALISATIONS)}")
+        if self.freeze_encoder and (self.begin == RANDOM or self.objective != MIM):
+            raise UsageError(
+                "freeze_encoder trains a decoder of weights that exist: it needs objective mim and a begin that is "
+                "not random"
+            )
         if self.objective == SIMCLR:
             self._check_contrastive()
 
@@ -114,7 +121,9 @@ class PretrainConfig:
     def used(self, values: dict[str, Any]) -> dict[str, Any]:
         """Of this configuration's plain values those that its objective looks at.
 
-        Those of ``mim`` do not name it: they are as they were before there was another. The same goes for ``begin``.
+        Those of ``mim`` do not name it: they are as they were before there was another. The same goes for ``begin``
+        and ``freeze_encoder``.
         """
         unused = (*_UNUSED[self.objective], *(("begin", "begin_source") if self.begin == RANDOM else ()))
+        unused += () if self.freeze_encoder else ("freeze_encoder",)
         return {name: value for name, value in values.items() if name not in unused}

@@ -118,7 +118,10 @@ def make_model(config: PretrainConfig) -> MaskedImageModel:
     spec = config.spec
     grid = BlockGrid.from_mm(config.block_mm_zyx, spec.spacing_mm_zyx, spec.size_zyx, encoder.total_stride_zyx)
     path = "dense" if config.loop.compile else "auto"  # rows differ in number from step to step: nothing to compile
-    return MaskedImageModel(encoder, grid, config.method, spec.spacing_mm_zyx, path)
+    model = MaskedImageModel(encoder, grid, config.method, spec.spacing_mm_zyx, path)
+    if config.freeze_encoder:
+        model.freeze_encoder()
+    return model
 
 
 def _check_model(model: MaskedImageModel, manifest: Manifest) -> None:

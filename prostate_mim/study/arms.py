@@ -13,7 +13,7 @@ from typing import Any
 from prostate_mim.engine.runs import prepare_rows
 from prostate_mim.errors import IntegrityError
 from prostate_mim.files import make_folder, sha256_of, write_text
-from prostate_mim.hub import read_release, resolve
+from prostate_mim.hub import open_release, read_release, resolve
 from prostate_mim.hub.release import SUMS, WEIGHTS, verify_sums
 from prostate_mim.initialisations import initialise
 from prostate_mim.manifest import Manifest, read_manifest
@@ -107,7 +107,7 @@ class Planner:
             return list(self._pretrained(task, arm, architecture, seed))
         plan = _elsewhere(arm, architecture, seed, task.config.spec)
         if arm.initialisation == RELEASE:
-            seen = read_release(resolve(arm.source), kind="encoder").studies
+            seen = open_release(arm.source, kind="encoder").studies
             return [Planned(ALL_FOLDS, plan, prove_release(task, ALL_FOLDS, seen, silent=True))]
         return [Planned(ALL_FOLDS, plan, Proof(*ELSEWHERE.get(arm.initialisation, UNKNOWN)))]
 
@@ -151,7 +151,7 @@ def _elsewhere(arm: ArmConfig, architecture: str, seed: int, spec: InputSpec) ->
     if arm.initialisation == "random":
         values["seed"] = seed
     elif arm.initialisation == RELEASE:
-        values["weights"] = verify_sums(resolve(arm.source))[WEIGHTS]
+        values["weights"] = open_release(arm.source).sums[WEIGHTS]
     elif arm.source:
         values["source"] = sha256_of(arm.source)
     values["spec"] = spec.to_dict()

@@ -380,3 +380,26 @@ def test_averaged_with_its_beginning(phantoms: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"average is 1\.5; .* above 0 and below 1"):
         average_with_beginning([pretrained], tmp_path / "no", going_on, 1.5)
     assert not (tmp_path / "no").exists()
+
+
+def test_a_decoder_alone(phantoms: Path, tmp_path: Path) -> None:
+    """freeze_encoder: the weights that it began with stay bit for bit, norms' statistics too; the decoder learns."""
+    begin = PreMIM("effnet-lite0", SPEC, name="effnet-lite0.begun").save_pretrained(tmp_path / "begin")
+    made = replace(
+        config(vary("fcmae", **HALF), "effnet-lite0"), begin="release", begin_source=str(begin), freeze_encoder=True
+    )
+    release = pretrain(phantoms.parent / "studies.csv", tmp_path / "run", made)
+    before, after = (PreMIM.from_pretrained(folder).encoder.state_dict() for folder in (begin, release))
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    fresh, learnt = make_model(made).reconstructor().state_dict(), load_file(release / "decoder.safetensors")
+    assert any(not torch.equal(fresh[key], learnt[key]) for key in fresh)
+    free = replace(made, freeze_encoder=False)
+    other = pretrain(phantoms.parent / "studies.csv", tmp_path / "free", free)
+    weights = PreMIM.from_pretrained(other).encoder.state_dict()
+    assert any(not torch.equal(before[key], weights[key]) for key in before), "the control: without it, they move"
+
+
+def test_freezing_needs_weights() -> None:
+    """Random weights that never learn are a mistake."""
+    with pytest.raises(UsageError, match="begin that is not random"):
+        replace(config(METHODS["fcmae"]), freeze_encoder=True)

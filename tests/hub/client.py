@@ -1,7 +1,8 @@
 """Run in a process of its own, because huggingface_hub reads its environment when it is imported.
 
 ``client.py OUT ACTION NAME [ACTION NAME ...]`` performs every action and writes a JSON list to OUT:
-``load`` (PreMIM.from_pretrained), ``open`` (no torch: resolve and read_release), ``fetch`` (huggingface_hub alone).
+``load`` (PreMIM.from_pretrained), ``open`` (no torch: ``open_release``), ``published``
+(the same with another models.json), ``fetch`` (huggingface_hub alone).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,22 @@ def digest(tensors: Any) -> str:
     return total.hexdigest()
 
 
-def open_release(name: str) -> dict[str, Any]:
+def open_verified(name: str) -> dict[str, Any]:
     """Revision of a verified release."""
-    from prostate_mim.hub import read_release, resolve
+    from prostate_mim.hub import open_release
 
-    release = read_release(resolve(name))
-    return {"revision": release.revision, "folder": str(release.folder)}
+    release = open_release(name)
+    return {"revision": release.revision, "folder": str(release.folder), "commit": release.commit}
+
+
+def published(name: str) -> dict[str, Any]:
+    """``FILE NAME``: the same with another models.json."""
+    from prostate_mim.hub import registry, resolve
+
+    file, _, own = name.partition(" ")
+    entries = registry.read_registry(Path(file))
+    sys.modules[resolve.__module__].read_registry = lambda: entries  # type: ignore[attr-defined]
+    return open_verified(own)
 
 
 def fetch(name: str) -> dict[str, Any]:
@@ -51,12 +62,16 @@ def fetch(name: str) -> dict[str, Any]:
 
 def attempt(action: str, name: str) -> dict[str, Any]:
     """One action; an error of ours becomes its class and message, any other ends the process."""
-    started = time.monotonic()
-    try:
-        made = {"load": load, "open": open_release, "fetch": fetch}[action](name)
-    except ProstateMimError as error:
-        made = {"error": type(error).__name__, "message": str(error)}
-    return {**made, "seconds": time.monotonic() - started}
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        try:
+            made = {"load": load, "open": open_verified, "published": published, "fetch": fetch}[action](name)
+        except ProstateMimError as error:
+            made = {"error": type(error).__name__, "message": str(error)}
+    return {
+        **made,
+        "warned": [str(one.message) for one in warned if one.category.__name__ == "UnpinnedRevisionWarning"],
+    }
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import nn
 from prostate_mim.classifier import LesionClassifier
 from prostate_mim.encoder import PreMIM
 from prostate_mim.hub import Studies
+from prostate_mim.hub.serving import HubServer, Shelf, new_token
 from prostate_mim.leaks import StudyHashes
 
 HERE = Path(__file__).resolve().parent
@@ -82,30 +84,71 @@ def digest() -> Callable[[dict[str, torch.Tensor]], str]:
     return _beside("client").digest  # type: ignore[no-any-return]
 
 
+@dataclass
+class Hub:
+    """The package's own server behind a proxy that has faults.
+
+    Attributes:
+        url: of the proxy.
+        proxy: its ``faults`` and ``requests``.
+        shelf: what is served.
+        faults: the module that has ``Fault``.
+        token: of a user who may read.
+    """
+
+    url: str
+    proxy: Any
+    shelf: Shelf
+    faults: ModuleType
+    token: str
+
+    def commit(self, name: str, folder: Path, tag: str = "") -> str:
+        """Publish a folder's files as a commit of main, and nothing else in it; returns its 40 hex digits."""
+        if name not in self.shelf.names():
+            self.shelf.create(name)
+        before = self.shelf.open(name)
+        gone = dict.fromkeys(before.at("main").files) if before.branches else {}
+        files = {path.name: path.read_bytes() for path in folder.iterdir()}
+        sha = self.shelf.commit(name, "main", gone | files, title="test", author="nobody").sha
+        if tag:
+            self.shelf.name_commit(name, "tags", tag, sha)
+        return sha
+
+
 @pytest.fixture(scope="session")
-def hub() -> Iterator[Any]:
-    """A hub that runs (class ``Hub`` of server.py)."""
-    with _beside("server").Hub() as running:
-        yield running
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """A hub that runs."""
+    faults = _beside("faults")
+    shelf = Shelf(tmp_path_factory.mktemp("shelf"))
+    token = new_token(shelf.root, "reader", may_write=False)
+    with HubServer(shelf) as server, faults.FaultyProxy(server.url) as proxy:
+        yield Hub(proxy.url, proxy, shelf, faults, token)
 
 
 class Client:
     """A process that talks to a hub; ``results`` waits for it."""
 
-    def __init__(self, home: Path, endpoint: str, actions: list[tuple[str, str]], offline: bool = False) -> None:
+    def __init__(
+        self,
+        home: Path,
+        endpoint: str,
+        actions: list[tuple[str, str]],
+        offline: bool = False,
+        token: str = "",
+        folder: Path | None = None,
+    ) -> None:
         home.mkdir(exist_ok=True)
-        self._out = home / f"results-{len(list(home.iterdir()))}.json"
+        self._out = home / f"results-{uuid.uuid4().hex}.json"
         words = [word for pair in actions for word in pair]
         command = [sys.executable, str(HERE / "client.py"), str(self._out), *words]
-        self._process = subprocess.Popen(
-            command, env=environment(home, endpoint, offline), stderr=subprocess.PIPE, text=True
-        )
+        own = environment(home, endpoint, offline) | ({"HF_TOKEN": token} if token else {})
+        self._process = subprocess.Popen(command, env=own, stderr=subprocess.PIPE, text=True, cwd=folder)
         self._results: list[dict[str, Any]] | None = None
 
-    def results(self) -> list[dict[str, Any]]:
+    def results(self, timeout: float = 60) -> list[dict[str, Any]]:
         """One dictionary per action; fails with the process's stderr if it did not end well."""
         if self._results is None:
-            _, complaint = self._process.communicate(timeout=60)
+            _, complaint = self._process.communicate(timeout=timeout)
             assert self._process.returncode == 0, complaint[-3000:]
             self._results = json.loads(self._out.read_text())
         return self._results
@@ -137,7 +180,7 @@ NOWHERE = "0" * 40
 
 @dataclass
 class Asking:
-    """A process that asks the hub for everything in turn, started early: the tests of release folders run meanwhile.
+    """A process that asks the hub for everything in turn.
 
     Attributes:
         home: its cache.
@@ -149,7 +192,6 @@ class Asking:
     new: str
     actions: list[tuple[str, str]]
     client: Client
-    cut: Client
 
     @property
     def answers(self) -> dict[str, dict[str, Any]]:
@@ -157,29 +199,30 @@ class Asking:
         return dict(zip((f"{a} {n}" for a, n in self.actions), self.client.results(), strict=True))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def session(hub: Any, releases: Path, tmp_path_factory: pytest.TempPathFactory) -> Asking:
-    """Publish, and start to ask."""
+@pytest.fixture(scope="module")
+def session(hub: Any, releases: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asking]:
+    """Publish, and start to ask; nobody asks any more when the module's tests are over."""
     root = tmp_path_factory.mktemp("clients")
     old = hub.commit("org/good", releases / "encoder", "v1")
-    new = hub.commit("org/good", releases / "other", "main")
-    hub.commit("org/bad", releases / "encoder16", "main", corrupt="model.safetensors")
-    hub.commit("org/cut", releases / "encoder16", "main", cut="model.safetensors")
-    hub.commit("org/proxy", releases / "encoder16", "main", html=True)
+    new = hub.commit("org/good", releases / "other")
+    for name, fault in (("bad", hub.faults.Fault("flip")), ("proxy", hub.faults.Fault("html", file=""))):
+        hub.commit(f"org/{name}", releases / "encoder16")
+        hub.proxy.faults[f"org/{name}"] = fault
     (root / "notes").mkdir()
     (root / "notes/notes.md").write_text("no model here")
-    hub.commit("org/empty", root / "notes", "main")
+    hub.commit("org/empty", root / "notes")
     extra = Path(shutil.copytree(releases / "encoder16", root / "extra"))
     torch.save({}, extra / "pytorch_model.bin")
-    hub.commit("org/extra", extra, "main")
+    hub.commit("org/extra", extra)
     actions = [
         ("load", f"org/good@{old}"), ("load", "org/good@v1"), ("load", "org/good"), ("load", "org/good@main"),
-        ("load", f"org/good@{NOWHERE}"), ("load", "org/good@v9"), ("fetch", "org/bad"), ("load", "org/bad"),
-        ("open", "org/proxy"), ("open", "org/empty"), ("open", "org/na--me"), ("open", "org/größe"),
-        ("open", "org/extra"),
+        ("load", f"org/good@{NOWHERE}"), ("load", "org/good@v9"), ("fetch", "org/bad@main"), ("load", "org/bad@main"),
+        ("open", "org/proxy@main"), ("open", "org/empty@main"), ("open", "org/na--me@main"), ("open", "org/größe@main"),
+        ("open", "org/extra@main"),
     ]  # fmt: skip
     client = Client(root / "online", hub.url, actions)
-    return Asking(root / "online", old, new, actions, client, Client(root / "cut", hub.url, [("open", "org/cut")]))
+    yield Asking(root / "online", old, new, actions, client)
+    client.results()
 
 
 @pytest.fixture(scope="session")
@@ -194,3 +237,9 @@ def run_command() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def environment_of() -> Callable[..., dict[str, str]]:
+    """(home, endpoint, offline) -> the environment of a process that talks to a hub."""
+    return environment

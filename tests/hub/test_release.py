@@ -9,13 +9,11 @@ import pickle
 import re
 import resource
 import shutil
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -33,7 +31,6 @@ from prostate_mim.errors import (
 )
 from prostate_mim.hub import read_release, resolve
 from prostate_mim.hub.release import FILES, SUMS, write_sums
-from prostate_mim.hub.weights import read_tensors
 from prostate_mim.prediction import verify_model
 
 WEIGHTS = "model.safetensors"
@@ -341,37 +338,6 @@ def test_pickle_is_never_unpickled(release: Path, tmp_path: Path, writer: str) -
     revealed = hostile.rename(tmp_path / "weights.pt")  # torch.load, too, goes by the suffix .safetensors
     torch.load(revealed, weights_only=False) if writer != "pickle" else pickle.loads(revealed.read_bytes())  # noqa: S301
     assert canary.exists(), "the control: the canary is alive"
-
-
-def test_lying_headers_are_refused(tmp_path: Path) -> None:
-    """Headers that lie about length, offsets, type or form, and 300 random mutations: refused, or plain tensors."""
-    path = tmp_path / "lies.safetensors"
-    good = b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}'
-    lies = [
-        b"", b"{", b"[]", b"null", b"{}" * 2, good.replace(b"F32", b"F99"), good.replace(b"F32", b"F4"),
-        good.replace(b"[4]", b"[5]"), good.replace(b"[4]", b"[-4]"), good.replace(b"[4]", b"[1e99]"),
-        good.replace(b"[0,16]", b"[0,1600]"), good.replace(b"[0,16]", b"[16,0]"), good.replace(b"[0,16]", b"[4,20]"),
-        good.replace(b"[4]", b"[4294967296,4294967296]"), b"[" * 50_000, good.replace(b'"a"', b'"\xff"'),
-    ]  # fmt: skip
-    files = [struct.pack("<Q", len(lie)) + lie + bytes(16) for lie in lies]
-    whole = struct.pack("<Q", len(good)) + good + bytes(16)
-    files += [struct.pack("<Q", 2**63) + good, struct.pack("<Q", len(good) * 9) + good, whole[:-1], whole + b"\0"]
-    for data in files:
-        path.write_bytes(data)
-        with pytest.raises(IntegrityError):
-            read_tensors(path)
-    rng = np.random.default_rng(5)
-    for _ in range(300):
-        data = bytearray(whole)
-        for place in rng.integers(0, len(data) - 16, rng.integers(1, 4)):
-            data[place] = int(rng.integers(256))
-        path.write_bytes(data)
-        try:
-            read_tensors(path)
-        except IntegrityError:
-            continue
-    path.write_bytes(whole)
-    assert torch.equal(read_tensors(path)["a"], torch.zeros(4)), "the control: the file they were made from is good"
 
 
 # --------------------------------------------------------------------------------------------- wrong requests

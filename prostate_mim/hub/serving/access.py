@@ -13,7 +13,7 @@ from typing import Any
 
 from prostate_mim.errors import IntegrityError, UsageError
 from prostate_mim.files import file_lock, write_text
-from prostate_mim.hub.serving.names import checked_id
+from prostate_mim.hub.names import checked_id
 
 ACCESS = "access.json"
 _PATIENCE_S = 20.0

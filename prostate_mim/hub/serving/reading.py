@@ -7,8 +7,8 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from prostate_mim.errors import UsageError
+from prostate_mim.hub.names import checked_path
 from prostate_mim.hub.serving.answers import Answer, Refused, as_file, as_json
-from prostate_mim.hub.serving.names import checked_path
 from prostate_mim.hub.serving.repository import Commit, File, Repository
 from prostate_mim.hub.serving.request import Request
 

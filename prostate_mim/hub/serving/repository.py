@@ -11,7 +11,7 @@ from typing import Any
 
 from prostate_mim.errors import IntegrityError, NotFoundError, UsageError
 from prostate_mim.files import write_text
-from prostate_mim.hub.serving.names import COMMIT, checked_path, checked_revision
+from prostate_mim.hub.names import COMMIT, checked_path, checked_revision
 
 RECORD, COMMITS, MAIN = "repository.json", "commits", "main"
 

@@ -17,7 +17,7 @@ from threading import Lock
 
 from prostate_mim.errors import NotFoundError, UsageError
 from prostate_mim.files import explain_os_error, make_folder, sha256_of, write_bytes
-from prostate_mim.hub.serving.names import checked_id, checked_path, checked_revision
+from prostate_mim.hub.names import checked_id, checked_path, checked_revision
 from prostate_mim.hub.serving.repository import (
     COMMITS,
     MAIN,

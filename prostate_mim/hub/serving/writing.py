@@ -15,9 +15,9 @@ from typing import Any
 
 from prostate_mim.errors import NotFoundError, UsageError
 from prostate_mim.files import atomic_path
+from prostate_mim.hub.names import checked_id, checked_path
 from prostate_mim.hub.serving.access import change_access
 from prostate_mim.hub.serving.answers import Answer, Refused, as_json
-from prostate_mim.hub.serving.names import checked_id, checked_path
 from prostate_mim.hub.serving.repository import ConflictError, Repository
 from prostate_mim.hub.serving.request import Request, text_of
 
