@@ -16,7 +16,7 @@ from prostate_mim.errors import ProstateMimError, ResourceError, UsageError
 def explain_os_error(error: OSError, path: Path) -> ProstateMimError:
     """Turn an operating-system refusal to write ``path`` into one of our one-line errors."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return ResourceError(f"{path}: no space left on the disk; free some space or choose another --out")
+        return ResourceError(f"{path}: no space left on the disk; free some space, or write to another disk")
     reason = os.strerror(error.errno) if error.errno else str(error)
     return UsageError(f"{path}: cannot be written ({reason}); choose a folder you may write to")
 

@@ -28,6 +28,8 @@ def list_command(
     if as_json:
         show({"models": [plain(entry) | {"here": entry.name in here} for entry in found]}, True)
         return
+    if not found:
+        typer.echo("no published model is like that; 'prostate-mim list' shows all of them", err=True)
     for entry in found:
         where = "here" if entry.name in here else (entry.repository or "in the project's hub_cards/")
         size = f"{entry.parameters / 1e6:5.1f} M parameters {entry.size / 1e6:6.1f} MB"
