@@ -50,6 +50,7 @@ def test_every_module_and_the_weights_are_in(wheel: zipfile.ZipFile) -> None:
     assert sorted(set(tracked) - set(wheel.namelist())) == []
     assert "prostate_mim/py.typed" in wheel.namelist()
     assert "prostate_mim/weights/resenc-s.mim-t2w/model.safetensors" in wheel.namelist()
+    assert {"prostate_mim/hub/models.json", "prostate_mim/formats/monai_bundle.py"} <= set(wheel.namelist())
 
 
 def requirements() -> list[Requirement]:
