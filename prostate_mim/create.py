@@ -14,7 +14,25 @@ from prostate_mim.hub.weights import LoadReport
 from prostate_mim.spec import InputSpec
 
 
-class FeatureExtractor(nn.Module):
+class _OfEncoder(nn.Module):
+    """What both forms of an encoder have in common."""
+
+    def __init__(self, encoder: PreMIM) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    @property
+    def spec(self) -> InputSpec:
+        """The input contract."""
+        return self.encoder.spec
+
+    @property
+    def load_report(self) -> LoadReport:
+        """The encoder's."""
+        return self.encoder.load_report
+
+
+class FeatureExtractor(_OfEncoder):
     """Some stages of an encoder.
 
     Args:
@@ -26,7 +44,7 @@ class FeatureExtractor(nn.Module):
     """
 
     def __init__(self, encoder: PreMIM, out_indices: Sequence[int] | None = None) -> None:
-        super().__init__()
+        super().__init__(encoder)
         count = len(encoder.encoder.stage_info)
         asked = range(count) if out_indices is None else out_indices
         if any(not -count <= index < count for index in asked):
@@ -34,7 +52,6 @@ class FeatureExtractor(nn.Module):
         self.out_indices = tuple(index % count for index in asked)
         if not self.out_indices or len(set(self.out_indices)) < len(self.out_indices):
             raise UsageError(f"out_indices {tuple(asked)}: name one or more stages, each once")
-        self.encoder = encoder
 
     @property
     def feature_info(self) -> list[FeatureInfo]:
@@ -42,47 +59,23 @@ class FeatureExtractor(nn.Module):
         infos = self.encoder.feature_info
         return [infos[index] for index in self.out_indices]
 
-    @property
-    def spec(self) -> InputSpec:
-        """The input contract."""
-        return self.encoder.spec
-
-    @property
-    def load_report(self) -> LoadReport:
-        """The encoder's."""
-        return self.encoder.load_report
-
     def forward(self, batch: Tensor) -> list[Tensor]:
         """(N, C, D, H, W) float32, z-scored -> one (N, C_k, d, h, w) per asked stage, in the order asked."""
         stages = self.encoder(batch)
         return [stages[index] for index in self.out_indices]
 
 
-class PooledEncoder(nn.Module):
+class PooledEncoder(_OfEncoder):
     """An encoder that gives one vector a crop, as ``PreMIM.embed`` does.
 
     Args:
         encoder: shared, not copied.
     """
 
-    def __init__(self, encoder: PreMIM) -> None:
-        super().__init__()
-        self.encoder = encoder
-
     @property
     def num_features(self) -> int:
         """Length C of the vector."""
         return self.encoder.embedding_size
-
-    @property
-    def spec(self) -> InputSpec:
-        """The input contract."""
-        return self.encoder.spec
-
-    @property
-    def load_report(self) -> LoadReport:
-        """The encoder's."""
-        return self.encoder.load_report
 
     def forward(self, batch: Tensor) -> Tensor:
         """(N, C, D, H, W) float32, z-scored -> (N, ``num_features``)."""
