@@ -90,13 +90,16 @@ def find_studies(source: str | Path | Sequence[str | Path]) -> list[dict[str, st
     """What a bundle runs on: ``{"image": path, "study": name}`` for each volume, the name being that of its output.
 
     Args:
-        source: a folder, of which every ``.nii``, ``.nii.gz`` and ``.mha`` is taken, by name; or a list of files.
+        source: a folder, of which every ``.nii``, ``.nii.gz`` and ``.mha`` is taken, by name; or a file, or a list of
+            them.
 
     Raises:
         NotFoundError: no such folder, or no volume in it.
         UsageError: two volumes would give an output of the same name.
     """
-    if isinstance(source, str | Path):
+    if isinstance(source, str | Path) and Path(source).is_file():
+        paths = [Path(source)]
+    elif isinstance(source, str | Path):
         inside = sorted(Path(source).iterdir()) if Path(source).is_dir() else []
         paths = [path for path in inside if path.name.lower().endswith(_VOLUMES) and not path.name.startswith(".")]
     else:

@@ -214,6 +214,7 @@ def test_refusals(encoder: PreMIM, studies: Path, tmp_path: Path) -> None:
         write_bundle(encoder, studies)
     with pytest.raises(UsageError, match=r"both be c\.npy"):
         find_studies([studies / "c.mha", "elsewhere/c.nii"])
+    assert find_studies(studies / "c.mha") == find_studies([studies / "c.mha"]), "one file is a list of one"
     with pytest.raises(NotFoundError, match="dataset_dir=FOLDER"):
         find_studies(tmp_path)
     with pytest.raises(Exception, match="InputSpec"):

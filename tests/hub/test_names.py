@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from canaries import Canary
 from hostile_names import DEVICES, HOSTILE, SHAPES, UPWARD
 
 from prostate_mim.errors import NotFoundError
@@ -48,16 +48,6 @@ def test_hostile_names_stay_inside(hub: Any, releases: Path, start_client: Any, 
     assert beside == {"secret.txt", "jail/secret.txt"}
     models = {path.name for path in (home / "hub").glob("models--*")}
     assert not [name for name in models if ".." in name or name.count("--") > 2], models
-
-
-class Canary:
-    """Creates a folder when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (os.mkdir, (str(self.path),))
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "pytorch_model.bin", "model.ckpt"])

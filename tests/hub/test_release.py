@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import pickle
 import re
 import resource
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from canaries import Canary
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -311,16 +311,6 @@ def test_unknown_architecture_suggests_one(release: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------- hostile weights
-
-
-class Canary:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (os.mkdir, (str(self.path),))
 
 
 @pytest.mark.parametrize("writer", ["pickle", "torch", "torch-legacy"])
