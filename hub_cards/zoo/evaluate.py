@@ -242,9 +242,16 @@ def cost(home: Path) -> dict[str, Any]:
             record = json.loads((run / "run.json").read_text())
             batch = tomllib.loads((run / "config.toml").read_text())["loop"]["batch"]
             steps, crops = steps + len(lines), crops + len(lines) * batch
-            seconds += sum(batch / line["studies_per_second"] for line in lines)
+            seconds += step_seconds([line["studies_per_second"] for line in lines], batch)
             hardware = f"{record['hardware']['cpu']}, {record['hardware']['cores']} cores"
     return {"steps": steps, "crops": crops, "core_hours": round(seconds / 3600, 2), "hardware": hardware}
+
+
+def step_seconds(rates: list[float], batch: int) -> float:
+    """Time of all steps; one that is ten times the middle one had been paused, and counts as the middle one."""
+    taken = np.array([batch / rate if rate else np.inf for rate in rates])
+    middle = np.median(taken)
+    return float(np.where(taken > 10 * middle, middle, taken).sum())
 
 
 if __name__ == "__main__":
