@@ -17,26 +17,27 @@ def main(argv: list[str]) -> int:
         return 2
     try:
         from prostate_mim.deploy.container import read_container
-        from prostate_mim.deploy.runtime import CUDA, Runtime
-        from prostate_mim.deploy.session import REPLAY_TOLERANCE
+        from prostate_mim.deploy.runtime import DEFAULTS, open_runtime, tolerance
         from prostate_mim.errors import ProstateMimError
     except ImportError as error:
         print(f"error: {error}; pip install -r requirements-cuda.txt and the wheel", file=sys.stderr)
         return 6
     try:
         container = read_container(argv[0])
-        runtime = Runtime(container.data, "cuda", argv[0])
+        runtime = open_runtime(container, "cuda", argv[0])
         difference = container.golden.difference(runtime.run(container.golden.voxels))
     except ProstateMimError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    report = {"provider": runtime.provider, "difference": difference, "convolutions": runtime.convolutions}
-    print(json.dumps(report))
-    if runtime.provider != CUDA:
+    convolutions = getattr(runtime, "convolutions", {})
+    report = {"provider": runtime.provider, "difference": difference, "convolutions": convolutions}
+    print(json.dumps(report | {"settings": dict(runtime.settings)}))
+    if runtime.provider != "CUDAExecutionProvider":
         print(f"error: {argv[0]}: ran on {runtime.provider}, not on CUDA; see README.md", file=sys.stderr)
         return 6
-    if not difference <= REPLAY_TOLERANCE:
-        print(f"error: {argv[0]}: differs by {difference:.2e} (allowed {REPLAY_TOLERANCE:g})", file=sys.stderr)
+    allowed = tolerance(container.header, "cuda", DEFAULTS)
+    if not difference <= allowed:
+        print(f"error: {argv[0]}: differs by {difference:.2e} (allowed {allowed:g})", file=sys.stderr)
         return 8
     return 0
 

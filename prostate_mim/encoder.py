@@ -13,11 +13,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from prostate_mim.deploy.export import export_onnx
+from prostate_mim.deploy.export import Size, export_onnx
 from prostate_mim.errors import IntegrityError, UsageError
 from prostate_mim.hub import Studies, open_release, write_release
 from prostate_mim.hub.card import make_card
-from prostate_mim.hub.weights import LoadReport, load_release, load_strictly, stored
+from prostate_mim.hub.weights import LoadReport, load_release, load_strictly, stored, weights_digest
 from prostate_mim.manifest import Point
 from prostate_mim.nets import build_encoder
 from prostate_mim.nets.pooling import CentrePool
@@ -247,14 +247,18 @@ class PreMIM(nn.Module):
         vector: Tensor = self.pool(self(self.prepare(volume, position_mm_lps, masks)))
         return vector[0].numpy()
 
-    def export_onnx(self, path: str | Path) -> Path:
+    def weights_sha256(self) -> str:
+        """SHA-256 of the ``model.safetensors`` that these weights are, or would be saved as in float32."""
+        return weights_digest(self.encoder, self.load_report)
+
+    def export_onnx(self, path: str | Path, *, half: bool = False, static_zyx: Size | None = None) -> Path:
         """Write a verified, self-contained ONNX file; see ``prostate_mim.deploy.export.export_onnx``."""
         if self.encoder.in_channels != len(self.spec.channels):
             raise UsageError(
                 f"{self.name} takes {self.encoder.in_channels} channels, and its spec can prepare "
                 f"{len(self.spec.channels)}; an exported file must hold its whole preprocessing"
             )
-        return export_onnx(self, path)
+        return export_onnx(self, path, half=half, static_zyx=static_zyx)
 
 
 def _in_chans(details: Mapping[str, Any], spec: InputSpec) -> int:

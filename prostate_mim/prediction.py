@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ import torch
 
 from prostate_mim.classifier import LesionClassifier
 from prostate_mim.deploy.provenance import Prediction
-from prostate_mim.deploy.session import verify_onnx
+from prostate_mim.deploy.verify import verify_onnx
 from prostate_mim.encoder import PreMIM
 from prostate_mim.engine.tracker import progress_bar
 from prostate_mim.errors import IntegrityError, VerificationError
@@ -173,7 +174,7 @@ def load_encoder(name: str | Path) -> PreMIM:
     return model.encoder if isinstance(model, LesionClassifier) else model
 
 
-def verify_model(target: str | Path) -> dict[str, str | float]:
+def verify_model(target: str | Path) -> dict[str, Any]:
     """Check a release's checksums, or an ONNX file, and recompute its golden sample.
 
     Returns:

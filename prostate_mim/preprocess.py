@@ -17,6 +17,7 @@ from prostate_mim.errors import VolumeError
 from prostate_mim.spec import InputSpec
 from prostate_mim.volume.geometry import Geometry, Volume
 from prostate_mim.volume.grids import holds_any, labelled_places
+from prostate_mim.volume.resampling import interpolate
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
@@ -153,7 +154,7 @@ def _cut(
     """Intensities of a grid, 0 where not inside; and what is inside: (z, y, x) float32 and bool."""
     inside = _inside(start, scale, size, volume.shape_zyx)
     copied = bool((scale == 1).all())  # then the start is a whole number
-    voxels = _copied(volume, start, size) if copied else _interpolated(volume, start, scale, size)
+    voxels = _copied(volume, start, size) if copied else interpolate(volume.voxels, start, scale, size)
     voxels[~inside] = 0
     return voxels, inside
 
@@ -249,34 +250,6 @@ def _copied(volume: Volume, start: npt.NDArray[np.float64], size: npt.NDArray[np
     taken = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     voxels[tuple(slice(a, b) for a, b in zip(low - first, high - first, strict=True))] = volume.voxels[taken]
     return voxels
-
-
-def _interpolated(
-    volume: Volume, start: npt.NDArray[np.float64], scale: npt.NDArray[np.float64], size: npt.NDArray[np.int_]
-) -> FloatArray:
-    """A grid between the volume's voxels: (z, y, x) float32, the nearest voxel's value outside of the volume."""
-    from scipy.ndimage import affine_transform
-
-    source, offset = _smoothed_piece(volume, start, scale, size)
-    voxels = affine_transform(source, scale, start - offset, output_shape=tuple(size), order=1, mode="nearest")
-    return np.asarray(voxels, np.float32)
-
-
-def _smoothed_piece(
-    volume: Volume, start: npt.NDArray[np.float64], scale: npt.NDArray[np.float64], size: npt.NDArray[np.int_]
-) -> tuple[FloatArray, npt.NDArray[np.int_]]:
-    """The part of the volume a grid needs, anti-aliased along axes where the new voxels are larger."""
-    from scipy.ndimage import gaussian_filter
-
-    sigma = np.maximum(0.0, (scale - 1) / 2)
-    margin = np.ceil(4 * sigma).astype(int) + 1
-    shape = np.asarray(volume.shape_zyx)
-    low = np.clip(start.astype(int) - margin, 0, shape - 1)
-    high = np.clip(np.ceil(start + scale * (size - 1)).astype(int) + 1 + margin, low + 1, shape)
-    piece = volume.voxels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))].astype(np.float32)
-    if sigma.any():
-        piece = gaussian_filter(piece, sigma, mode="nearest")
-    return piece, low
 
 
 def _inside(

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from prostate_mim.classifier.attentive import AttentivePool
 from prostate_mim.classifier.heads import Head, pooled_logit
 from prostate_mim.classifier.parts import SECTION, Layout, Parts, read_layout
-from prostate_mim.deploy.export import export_onnx
+from prostate_mim.deploy.export import Size, export_onnx
 from prostate_mim.deploy.provenance import Prediction
 from prostate_mim.encoder import PreMIM, check_size, golden_input
 from prostate_mim.errors import UsageError
 from prostate_mim.hub import open_release, write_release
 from prostate_mim.hub.card import make_card
-from prostate_mim.hub.weights import LoadReport, load_release, load_strictly, stored
+from prostate_mim.hub.weights import LoadReport, load_release, load_strictly, stored, weights_digest
 from prostate_mim.manifest import Point
 from prostate_mim.nets.pooling import POOLINGS
 from prostate_mim.nets.stem import widen_stem
@@ -82,6 +82,11 @@ class LesionClassifier(nn.Module):
         """How it is put together, as ``config.json`` says it."""
         return dataclasses.replace(self._layout, members=1 + len(self.others))
 
+    @property
+    def _complete(self) -> bool:
+        """Whether its release has the section. What older versions could say is said so that they can read it."""
+        return self.layout != Layout() or float(self.temperature) != 1
+
     @classmethod
     def ensemble(cls, models: Sequence[LesionClassifier]) -> LesionClassifier:
         """One classifier of several, which share nothing: its probability is the mean of theirs.
@@ -125,8 +130,7 @@ class LesionClassifier(nn.Module):
         Raises:
             UsageError: the folder is not empty or cannot be written.
         """
-        # What older versions could say is said as they said it, so that they can read it.
-        complete = self.layout != Layout() or float(self.temperature) != 1
+        complete = self._complete
         section = {SECTION: self.layout.to_dict()} if complete else {}
         config = {
             "kind": "classifier",
@@ -223,9 +227,13 @@ class LesionClassifier(nn.Module):
         logit = flipped(self, batch) if flips else self(batch)
         return Prediction(float(torch.sigmoid(logit)[0]), self.name, self.revision, self.spec.fingerprint, device.type)
 
-    def export_onnx(self, path: str | Path) -> Path:
+    def weights_sha256(self) -> str:
+        """SHA-256 of the ``model.safetensors`` that these weights are, or would be saved as in float32."""
+        return weights_digest(Parts(self, self._complete), self.load_report)
+
+    def export_onnx(self, path: str | Path, *, half: bool = False, static_zyx: Size | None = None) -> Path:
         """Write a verified, self-contained ONNX file; see ``prostate_mim.deploy.export.export_onnx``."""
-        return export_onnx(self, path)
+        return export_onnx(self, path, half=half, static_zyx=static_zyx)
 
 
 def flipped(model: nn.Module, batch: Tensor) -> Tensor:

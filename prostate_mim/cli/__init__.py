@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from prostate_mim._version import __version__
-from prostate_mim.cli import data, explaining, hub, inference, initialise, looking, models, pictures, study, training
+from prostate_mim.cli import (
+    bench,
+    data,
+    doctor,
+    explaining,
+    exporting,
+    hub,
+    inference,
+    initialise,
+    looking,
+    models,
+    pictures,
+    study,
+    training,
+)
 from prostate_mim.console import run_app
 
 __all__ = ["app", "main"]
@@ -49,8 +63,10 @@ app.command("embed")(inference.embed)
 app.command("explain")(explaining.explain)
 app.command("mask-preview")(pictures.mask_preview)
 app.command("view")(looking.view)
-app.command("export")(models.export)
-app.command("verify")(models.verify)
+app.command("export")(exporting.export)
+app.command("verify")(exporting.verify)
+app.command("bench")(bench.bench)
+app.command("doctor")(doctor.doctor)
 app.command("demo")(pictures.demo)
 app.add_typer(data.app, name="data")
 app.add_typer(hub.app, name="hub")

@@ -1,15 +1,13 @@
-"""Commands about one model: list, info, verify, export."""
+"""What models there are, and what one of them is: list, info."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from prostate_mim.cli import options
 from prostate_mim.console import plain, show
-from prostate_mim.errors import UsageError
 
 
 def list_command(
@@ -52,57 +50,3 @@ def info(model: options.NamedModel = options.DEFAULT_MODEL, as_json: options.Jso
         entry = read_registry()[release.name]
         values |= {"license": entry.license, "data": [plain(one) for one in entry.data]}
     show(values, as_json)
-
-
-def export(
-    model: options.NamedModel = options.DEFAULT_MODEL,
-    onnx: Annotated[bool, typer.Option("--onnx", help="One self-contained file for ONNX Runtime; see --out.")] = False,
-    bundle: Annotated[Path | None, typer.Option("--bundle", help="Folder for a MONAI bundle.")] = None,
-    monai: Annotated[
-        Path | None, typer.Option("--monai", help="File (.safetensors) of a stock MONAI class's state dict.")
-    ] = None,
-    nnunet: Annotated[Path | None, typer.Option("--nnunet", help="Folder for nnU-Net v2's initial weights.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="ONNX file to write; NAME.onnx here if left out.")] = None,
-    as_json: options.Json = False,
-) -> None:
-    """Write a model in another format, verified against its golden sample before it appears."""
-    from prostate_mim.prediction import load_model
-
-    places = {"--bundle": bundle, "--monai": monai, "--nnunet": nnunet}
-    others = [(name, place) for name, place in places.items() if place is not None]
-    if onnx + len(others) != 1:
-        raise UsageError(f"one format is exported at a time; add one of --onnx, {', '.join(places)}")
-    if out is not None and not onnx:
-        raise UsageError(f"--out is the file of --onnx; {others[0][0]} names its own place, leave --out away")
-    loaded = load_model(model)
-    if onnx:
-        from prostate_mim.deploy.export import export_onnx
-
-        option, path = "--onnx", export_onnx(loaded, out or Path(f"{loaded.name}.onnx"))
-    else:
-        option, path = others[0][0], _for_others(loaded, *others[0])
-    show({option.removeprefix("--"): str(path), "model": loaded.name, "revision": loaded.revision}, as_json)
-
-
-def _for_others(loaded: object, option: str, place: Path) -> Path:
-    """An encoder in a format of others."""
-    from prostate_mim.encoder import PreMIM
-    from prostate_mim.formats.monai_bundle import write_bundle
-    from prostate_mim.formats.monai_state import write_monai_state
-    from prostate_mim.formats.nnunet import write_nnunet
-
-    if not isinstance(loaded, PreMIM):
-        raise UsageError(f"{option} takes an encoder, and this is a classifier; export it with --onnx")
-    if option == "--bundle":
-        return write_bundle(loaded, place)
-    return write_monai_state(loaded, place) if option == "--monai" else write_nnunet(loaded, place)
-
-
-def verify(
-    target: Annotated[str, typer.Argument(help="A release, run folder, bundled name or .onnx file.")],
-    as_json: options.Json = False,
-) -> None:
-    """Check every checksum and recompute the golden sample."""
-    from prostate_mim.prediction import verify_model
-
-    show(verify_model(target), as_json)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from prostate_mim.deploy.contract import EXPORT_AGAIN, GOLDEN_KEY, HEADER_KEY, INPUT, OUTPUTS, Header, Sample
+from prostate_mim.deploy.wire import Message, parse
 from prostate_mim.errors import IntegrityError, NotFoundError
 
 MAX_BYTES = 2**31 - 1  # protobuf's own limit: larger networks would need external data, which is refused
@@ -25,6 +26,10 @@ MAX_METADATA_BYTES = 16 * 2**20
 
 _DIGEST_KEY = "prostate_mim_sha256"
 _BLANK = "sha256 of this file with this text in its place".ljust(64, ".")
+_FOREIGN = {"FunctionProto", "TrainingInfoProto"}
+_OF_OPERATORS = {"NodeProto", "OperatorSetIdProto"}
+_OF_DEVICES = {"DeviceConfigurationProto", "NodeDeviceConfigurationProto"}
+_ENDS = ("input", "output")
 
 
 @dataclass(frozen=True)
@@ -63,14 +68,9 @@ def read_container(path: str | Path) -> Container:
         NotFoundError: no such file; the nearest name is suggested.
         IntegrityError: not an ONNX file of this library, truncated, edited, newer, or pointing at external data.
     """
-    import onnx
-
     data = _bytes_of(Path(path))
     try:
-        try:
-            model = onnx.load_model_from_string(data)
-        except Exception as error:  # protobuf's DecodeError, whose module depends on the protobuf implementation
-            raise IntegrityError("not an ONNX file, or truncated; copy or export it again") from error
+        model = parse(data)
         texts = _metadata(model)
         header = Header.from_json(texts[HEADER_KEY])
         _check_graph(model, header.kind)
@@ -95,15 +95,13 @@ def _bytes_of(path: Path) -> bytes:
         raise IntegrityError(f"{path}: cannot be read ({error.strerror}); check the permissions") from error
 
 
-def _metadata(model: Any) -> dict[str, str]:
-    """The three entries, after their sizes were checked."""
-    entries = list(model.metadata_props)
-    if sum(len(entry.key) + len(entry.value) for entry in entries) > MAX_METADATA_BYTES:
+def _metadata(model: Message) -> dict[str, str]:
+    """The three entries, after the sizes of all texts of this kind were checked, at nodes and tensors too."""
+    notes = (part for part in model.walk() if part.kind == "StringStringEntryProto")
+    if sum(len(note.text("key")) + len(note.text("value")) for note in notes) > MAX_METADATA_BYTES:
         raise IntegrityError(f"metadata is larger than {MAX_METADATA_BYTES} bytes; {EXPORT_AGAIN}")
-    # Protobuf hands out bytes instead of text where a string is not valid UTF-8.
-    if not all(isinstance(text, str) for entry in entries for text in (entry.key, entry.value)):
-        raise IntegrityError(f"metadata is not valid text; {EXPORT_AGAIN}")
-    texts = {entry.key: entry.value for entry in entries}
+    entries = model.all("metadata_props")
+    texts = {entry.text("key"): entry.text("value") for entry in entries}
     if HEADER_KEY not in texts:
         raise IntegrityError("no prostate_mim metadata: from another program; write one with `prostate-mim export`")
     if len(entries) != 3 or set(texts) != {HEADER_KEY, GOLDEN_KEY, _DIGEST_KEY}:
@@ -111,22 +109,34 @@ def _metadata(model: Any) -> dict[str, str]:
     return texts
 
 
-def _check_graph(model: Any, kind: str) -> None:
-    """Only standard operators, all weights inside, and the expected inputs and outputs."""
-    if model.functions or model.training_info or any(item.domain not in ("", "ai.onnx") for item in model.opset_import):
-        raise IntegrityError(f"uses operators outside the ONNX standard; {EXPORT_AGAIN}")
-    for graph in graphs(model.graph):
-        if any(node.domain not in ("", "ai.onnx") for node in graph.node):
+def _check_graph(model: Message, kind: str) -> None:
+    """Only standard operators, all weights inside, no choice of devices, and the expected inputs and outputs."""
+    for part in model.walk():
+        if part.kind in _FOREIGN or (part.kind in _OF_OPERATORS and part.text("domain") not in ("", "ai.onnx")):
             raise IntegrityError(f"uses operators outside the ONNX standard; {EXPORT_AGAIN}")
-        for tensor in _tensors(graph):
-            if tensor.data_location or tensor.external_data:
-                raise IntegrityError(
-                    f"tensor {tensor.name[:80]!r} points at another file (external data), which is never followed; "
-                    f"{EXPORT_AGAIN}"
-                )
-    found = [item.name for item in model.graph.input], [item.name for item in model.graph.output]
-    if found != ([INPUT], list(OUTPUTS[kind])):
+        if part.kind in _OF_DEVICES:
+            raise IntegrityError(f"says which devices are to compute, which is not for a file to say; {EXPORT_AGAIN}")
+        if part.kind == "TensorProto" and (part.all("external_data") or any(part.all("data_location"))):
+            raise IntegrityError(
+                f"tensor {part.text('name')[:80]!r} points at another file (external data), which is never followed; "
+                f"{EXPORT_AGAIN}"
+            )
+    found = [[item.text("name") for graph in model.all("graph") for item in graph.all(end)] for end in _ENDS]
+    if found != [[INPUT], list(OUTPUTS[kind])]:
         raise IntegrityError(f"inputs and outputs {found} are not those of a prostate-mim {kind}; {EXPORT_AGAIN}")
+
+
+def _check_digest(data: bytes, digest: str) -> None:
+    stored = digest.encode()
+    place = data.find(stored)
+    if len(stored) == len(_BLANK) and place >= 0 and data.find(stored, place + 1) < 0:
+        whole = memoryview(data)  # nothing is copied
+        found = hashlib.sha256(whole[:place])
+        found.update(_BLANK.encode())
+        found.update(whole[place + len(stored) :])
+        if found.hexdigest() == digest:
+            return
+    raise IntegrityError(f"its SHA-256 is not the stored {digest[:16]!r}: damaged or edited; {EXPORT_AGAIN}")
 
 
 def graphs(graph: Any) -> Iterator[Any]:
@@ -136,25 +146,3 @@ def graphs(graph: Any) -> Iterator[Any]:
         for attribute in node.attribute:
             for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                 yield from graphs(inner)
-
-
-def _tensors(graph: Any) -> Iterator[Any]:
-    yield from graph.initializer
-    sparse = list(graph.sparse_initializer)
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield attribute.t
-            yield from attribute.tensors
-            sparse += [attribute.sparse_tensor, *attribute.sparse_tensors]
-    for tensor in sparse:
-        yield tensor.values
-        yield tensor.indices
-
-
-def _check_digest(data: bytes, digest: str) -> None:
-    stored = digest.encode()
-    if len(stored) == 64 and data.count(stored) == 1:
-        found = hashlib.sha256(data.replace(stored, _BLANK.encode())).hexdigest()
-        if found == digest:
-            return
-    raise IntegrityError(f"its SHA-256 is not the stored {digest[:16]!r}: damaged or edited; {EXPORT_AGAIN}")

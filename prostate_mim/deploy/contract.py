@@ -18,15 +18,18 @@ from prostate_mim.spec import InputSpec
 
 FloatArray = npt.NDArray[np.float32]
 
-FORMAT = 1
+FORMAT = 2  # 1: no terms, no digest of the weights, no precision, no fixed size
 INPUT = "voxels"
 OUTPUTS = {"classifier": ("logit", "probability"), "encoder": ("embedding", "features")}
 HEADER_KEY, GOLDEN_KEY = "prostate_mim", "golden"
 EXPORT_AGAIN = "export it again with this version of prostate-mim"
+PRECISIONS = ("float32", "float16")
 
 _HEADER_KEYS = {
-    "format", "kind", "name", "revision", "spec", "spec_fingerprint", "stride_zyx", "library_version",
+    "format", "kind", "name", "revision", "weights_sha256", "license", "data_licenses", "spec", "spec_fingerprint",
+    "stride_zyx", "size_zyx", "precision", "library_version",
 }  # fmt: skip
+_TEXTS = ("kind", "name", "revision", "weights_sha256", "license", "spec_fingerprint", "precision", "library_version")
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,26 @@ class Header:
     Attributes:
         kind: ``classifier`` or ``encoder``.
         name, revision: of the model, as predictions repeat them.
+        weights_sha256: of the ``model.safetensors`` that the weights are, or would be saved as.
+        license: of the weights; ``unstated`` where nobody said it.
+        data_licenses: of the data they were made of, by its name.
         spec: the input contract.
         stride_zyx: input sizes must be multiples of it (voxels).
+        size_zyx: the only input size (voxels), of a file for one size; None where every size is taken.
+        precision: of weights and activations, ``float32`` or ``float16``; input and outputs are float32.
         library_version: of the prostate-mim that wrote the file.
     """
 
     kind: str
     name: str
     revision: str
+    weights_sha256: str
+    license: str
+    data_licenses: Mapping[str, str]
     spec: InputSpec
     stride_zyx: tuple[int, int, int]
+    size_zyx: tuple[int, int, int] | None
+    precision: str
     library_version: str
 
     def to_json(self) -> str:
@@ -55,9 +68,14 @@ class Header:
             "kind": self.kind,
             "name": self.name,
             "revision": self.revision,
+            "weights_sha256": self.weights_sha256,
+            "license": self.license,
+            "data_licenses": dict(self.data_licenses),
             "spec": self.spec.to_dict(),
             "spec_fingerprint": self.spec.fingerprint,
             "stride_zyx": list(self.stride_zyx),
+            "size_zyx": None if self.size_zyx is None else list(self.size_zyx),
+            "precision": self.precision,
             "library_version": self.library_version,
         }
         return json.dumps(values, sort_keys=True)
@@ -73,22 +91,40 @@ class Header:
         found = values.get("format")
         if isinstance(found, int) and found > FORMAT:
             raise IntegrityError(f"format {found} is newer than this version reads ({FORMAT}); upgrade prostate-mim")
-        texts = ("kind", "name", "revision", "spec_fingerprint", "library_version")
-        if found != FORMAT or set(values) != _HEADER_KEYS or not all(isinstance(values[key], str) for key in texts):
+        if found != FORMAT or set(values) != _HEADER_KEYS or not all(isinstance(values[key], str) for key in _TEXTS):
             raise IntegrityError(f"metadata {HEADER_KEY!r} has missing or unknown fields; {EXPORT_AGAIN}")
-        if values["kind"] not in OUTPUTS:
-            raise IntegrityError(f"kind {values['kind']!r} is none of {sorted(OUTPUTS)}; {EXPORT_AGAIN}")
-        try:
-            spec = InputSpec.from_dict(values["spec"])
-        except (TypeError, ValueError, OverflowError) as error:  # NaN and Infinity, which Python's JSON reads
-            raise IntegrityError(f"the input contract holds impossible numbers; {EXPORT_AGAIN}") from error
-        if spec.fingerprint != values["spec_fingerprint"]:
-            raise IntegrityError(
-                f"spec has fingerprint {spec.fingerprint}, expected {values['spec_fingerprint'][:16]!r}: the input "
-                f"contract was edited; {EXPORT_AGAIN}"
-            )
-        z, y, x = _positive_integers(values["stride_zyx"], "stride_zyx", 3)
-        return cls(values["kind"], values["name"], values["revision"], spec, (z, y, x), values["library_version"])
+        for key, allowed in (("kind", tuple(OUTPUTS)), ("precision", PRECISIONS)):
+            if values[key] not in allowed:
+                raise IntegrityError(f"{key} {values[key][:40]!r} is none of {', '.join(allowed)}; {EXPORT_AGAIN}")
+        data = values["data_licenses"]
+        if not isinstance(data, dict) or not all(isinstance(said, str) for said in data.values()):
+            raise IntegrityError(f"data_licenses is not a table of names and licences; {EXPORT_AGAIN}")
+        stride = _triple(values["stride_zyx"], "stride_zyx")
+        size = None if values["size_zyx"] is None else _triple(values["size_zyx"], "size_zyx")
+        if size is not None and any(n % s for n, s in zip(size, stride, strict=True)):
+            raise IntegrityError(f"size_zyx {size} is no multiple of the stride {stride}; {EXPORT_AGAIN}")
+        return cls(
+            values["kind"], values["name"], values["revision"], values["weights_sha256"], values["license"], data,
+            _spec(values), stride, size, values["precision"], values["library_version"],
+        )  # fmt: skip
+
+
+def _spec(values: Mapping[str, Any]) -> InputSpec:
+    try:
+        spec = InputSpec.from_dict(values["spec"])
+    except (TypeError, ValueError, OverflowError) as error:  # NaN and Infinity, which Python's JSON reads
+        raise IntegrityError(f"the input contract holds impossible numbers; {EXPORT_AGAIN}") from error
+    if spec.fingerprint != values["spec_fingerprint"]:
+        raise IntegrityError(
+            f"spec has fingerprint {spec.fingerprint}, expected {values['spec_fingerprint'][:16]!r}: the input "
+            f"contract was edited; {EXPORT_AGAIN}"
+        )
+    return spec
+
+
+def _triple(values: Any, name: str) -> tuple[int, int, int]:
+    z, y, x = _positive_integers(values, name, 3)
+    return z, y, x
 
 
 @dataclass(frozen=True)

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import copy
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from prostate_mim._version import __version__
-from prostate_mim.deploy.container import graphs, read_container, seal
-from prostate_mim.deploy.contract import INPUT, OUTPUTS, Header, Sample
-from prostate_mim.deploy.runtime import Runtime
-from prostate_mim.errors import BackendError, UsageError, VerificationError
+from prostate_mim.deploy.container import read_container, seal
+from prostate_mim.deploy.contract import OUTPUTS, FloatArray, Header, Sample
+from prostate_mim.deploy.graph import HalfGraph, for_engines, graph_of
+from prostate_mim.deploy.runtime import open_runtime
+from prostate_mim.deploy.samples import phantom_inputs, smooth
+from prostate_mim.deploy.trace import trace
+from prostate_mim.errors import UsageError, VerificationError
 from prostate_mim.files import atomic_path
+from prostate_mim.hub.registry import terms_of
 from prostate_mim.spec import InputSpec
 
-OPSET = 20
-_AXES = {0: "batch", 2: "depth", 3: "height", 4: "width"}
+TOLERANCE = {"float32": 1e-5, "float16": 5e-3}
+"""Largest difference from torch in float32 that an exported file may have on the CPU, by its precision."""
+Size = tuple[int, int, int]
 
 
 class _Strided(Protocol):
-    total_stride_zyx: tuple[int, int, int]
+    total_stride_zyx: Size
 
 
 class Exportable(Protocol):
@@ -37,31 +36,46 @@ class Exportable(Protocol):
     name: str
     revision: str
 
+    def weights_sha256(self) -> str:
+        """See ``hub.weights.weights_digest``."""
 
-def export_onnx(model: nn.Module, path: str | Path, *, tolerance: float = 1e-5, sample: Tensor | None = None) -> Path:
+
+def export_onnx(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    half: bool = False,
+    static_zyx: Size | None = None,
+    tolerance: float | None = None,
+    sample: Tensor | None = None,
+) -> Path:
     """Write a self-contained ONNX file of a ``LesionClassifier`` or a ``PreMIM``.
 
-    The file holds weights, input contract and a golden sample, and no path of this machine. Input ``voxels``
+    The file holds weights, input contract, terms and a golden sample, and no path of this machine. Input ``voxels``
     (batch, C, depth, height, width) float32 with a channel for each of the spec's (the image z-scored, masks as 0 and
     1), every axis but the channel dynamic. A classifier gives
     ``logit`` (batch,) and ``probability`` (batch,); an encoder gives ``embedding`` (batch, C) and ``features``
     (batch, C, d, h, w), its last stage. The given model is copied, so its mode, type and device stay as they are.
 
     Before the file appears it is read back by the reader that deployment uses, and ONNX Runtime on the CPU is
-    compared with torch on the golden sample, on a batch of three of another size, and on one crop of the spec's
-    size.
+    compared with torch in float32 on the golden sample, on a batch of three of another size, and on the crops of
+    twelve phantoms.
 
     Args:
         model: a ``LesionClassifier`` or a ``PreMIM``.
         path: ends in ``.onnx``; its folder exists.
-        tolerance: largest absolute difference allowed, in units of max(1, largest expected value) of an output.
+        half: weights and activations in float16, for GPUs; input and outputs stay float32.
+        static_zyx: crops of this size only (voxels), for engines that plan for one size; it replaces that of the spec.
+            The batch stays dynamic.
+        tolerance: largest absolute difference allowed, in units of max(1, largest expected value) of an output;
+            ``TOLERANCE`` of the precision if None.
         sample: golden input (1, C, D, H, W), exactly representable in float16; a smooth synthetic one if None.
 
     Returns:
         The path written.
 
     Raises:
-        UsageError: not such a model, a bad path or sample, or a folder that cannot be written.
+        UsageError: not such a model, a bad path, size or sample, or a folder that cannot be written.
         VerificationError: ONNX Runtime does not reproduce torch; nothing is written.
         BackendError: torch cannot trace the model, or ONNX Runtime is missing.
         ResourceError: the disk is full; nothing is left behind.
@@ -69,130 +83,60 @@ def export_onnx(model: nn.Module, path: str | Path, *, tolerance: float = 1e-5, 
     final = Path(path)
     if final.suffix != ".onnx" or final.is_dir():
         raise UsageError(f"{final}: an exported model is a file named *.onnx; choose such a name")
-    header, network = _describe(model)
+    header = _describe(model, half, static_zyx)
+    graph = graph_of(model, header.kind)
     golden = _golden_voxels(header, sample, final)
-    with atomic_path(final) as temporary:
-        temporary.write_bytes(seal(_trace(network, header, final), header, _expected(network, header, golden)))
-        _verify(temporary, network, header, tolerance, final)
+    engine_form = for_engines(graph)
+    with atomic_path(final) as temporary:  # first, so that a path that cannot be written costs no tracing
+        traced = trace(HalfGraph(engine_form) if half else engine_form, header, final)
+        temporary.write_bytes(seal(traced, header, _expected(graph, header, golden)))
+        _verify(temporary, graph, header, TOLERANCE[header.precision] if tolerance is None else tolerance, final)
     return final
 
 
-class _ClassifierGraph(nn.Module):
-    """Voxels -> logit and probability, so that nobody has to guess the link function."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, voxels: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, C, D, H, W) -> (N,) logit, (N,) probability."""
-        logit: Tensor = self.model(voxels)
-        return logit, torch.sigmoid(logit)
-
-
-class _EncoderGraph(nn.Module):
-    """Voxels -> pooled vector and last stage."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, voxels: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, channels, D, H, W) -> (N, C) embedding, (N, C, d, h, w) features."""
-        stages: list[Tensor] = self.model(voxels)
-        return cast(Any, self.model).pool(stages), stages[-1]
-
-
-def _describe(model: nn.Module) -> tuple[Header, nn.Module]:
-    """The header, and a float32 copy on the CPU in evaluation mode, wrapped to give the named outputs."""
-    described = cast(Exportable, model)
+def _describe(model: nn.Module, half: bool, size: Size | None) -> Header:
+    """The header of the file to be."""
     parts = [part for part in ("head", "pool") if hasattr(model, part)]
     if not isinstance(getattr(model, "spec", None), InputSpec) or not parts:
         raise UsageError(f"a {type(model).__name__} cannot be exported; give a LesionClassifier or a PreMIM")
-    network = copy.deepcopy(model).cpu().float().eval()
-    kind = "classifier" if "head" in parts else "encoder"
+    described, kind = cast(Exportable, model), "classifier" if "head" in parts else "encoder"
     inner = cast(Any, model).encoder
-    strided = cast(_Strided, inner.encoder if kind == "classifier" else inner)
-    header = Header(kind, described.name, described.revision, described.spec, strided.total_stride_zyx, __version__)
-    return header, _ClassifierGraph(network) if kind == "classifier" else _EncoderGraph(network)
+    stride = cast(_Strided, inner.encoder if kind == "classifier" else inner).total_stride_zyx
+    if size is not None and any(n <= 0 or n % s for n, s in zip(size, stride, strict=True)):
+        raise UsageError(f"a fixed size of {size} voxels is no multiple of the stride {stride} of {described.name}")
+    spec = described.spec if size is None else described.spec.with_size(size)
+    digest = described.weights_sha256()
+    license, data = terms_of(described.name, digest, kind)
+    return Header(
+        kind=kind, name=described.name, revision=described.revision, weights_sha256=digest, license=license,
+        data_licenses=data, spec=spec, stride_zyx=stride, size_zyx=size,
+        precision="float16" if half else "float32", library_version=__version__,
+    )  # fmt: skip
 
 
-def _golden_voxels(header: Header, sample: Tensor | None, path: Path) -> Tensor:
+def _golden_voxels(header: Header, sample: Tensor | None, path: Path) -> FloatArray:
     (z, y, x), channels = header.stride_zyx, len(header.spec.channels)
     if sample is None:
-        return _smooth((1, channels, 2 * z, 4 * y, 4 * x))
+        return smooth((1, channels, *(header.size_zyx or (2 * z, 4 * y, 4 * x))))
     voxels = sample.detach().cpu().float()
     divisible = voxels.ndim == 5 and all(n and n % s == 0 for n, s in zip(voxels.shape[2:], (z, y, x), strict=True))
-    if not divisible or voxels.shape[:2] != (1, channels) or not torch.equal(voxels.half().float(), voxels):
+    fits = divisible and header.size_zyx in (None, tuple(voxels.shape[2:]))
+    if not fits or voxels.shape[:2] != (1, channels) or not torch.equal(voxels.half().float(), voxels):
         raise UsageError(
             f"{path}: golden sample of shape {tuple(sample.shape)} must be (1, {channels}, D, H, W), a multiple of the "
-            f"stride {header.stride_zyx}, and exactly representable in float16"
+            f"stride {header.stride_zyx} (or the fixed size), and exactly representable in float16"
         )
-    return voxels
+    return cast(FloatArray, voxels.numpy())
 
 
-def _smooth(shape: tuple[int, int, int, int, int]) -> Tensor:
-    """(N, C, D, H, W) different for each item, representable in float16; no patient in it.
-
-    The first channel is a sum of plane waves, the others, masks, are 0 and 1.
-    """
-    rng = np.random.default_rng(20221229)
-    grid = np.stack(np.meshgrid(*map(np.arange, shape[2:]), indexing="ij"), -1)
-    items = []
-    for _ in range(shape[0]):
-        waves = rng.normal(size=(6, 3)) * (1.2, 0.15, 0.15)
-        image = np.sin(grid @ waves.T + rng.uniform(0, 6, 6)).sum(-1) / np.sqrt(3)
-        items.append(np.stack([image, *(np.roll(image, number, 2) > 0 for number in range(1, shape[1]))]))
-    return torch.from_numpy(np.stack(items).astype(np.float16).astype(np.float32))
-
-
-def _expected(network: nn.Module, header: Header, voxels: Tensor) -> Sample:
+def _expected(graph: nn.Module, header: Header, voxels: FloatArray) -> Sample:
     """What torch gives for an input."""
     with torch.inference_mode():
-        outputs = [value.numpy() for value in network(voxels)]
-    return Sample(voxels.numpy(), dict(zip(OUTPUTS[header.kind], outputs, strict=True)))
+        outputs = [value.numpy() for value in graph(torch.from_numpy(voxels))]
+    return Sample(voxels, dict(zip(OUTPUTS[header.kind], outputs, strict=True)))
 
 
-def _trace(network: nn.Module, header: Header, path: Path) -> Any:
-    """The network as an ``onnx.ModelProto`` with weights inside and nothing about this machine."""
-    (z, y, x), channels = header.stride_zyx, len(header.spec.channels)
-    # Sizes that differ on every axis, and none of them 1: torch.export would take a 1 for a constant.
-    example = _smooth((2, channels, 2 * z, 4 * y, 3 * x))
-    try:
-        with _quiet():
-            program = torch.onnx.export(
-                network,
-                (example,),
-                dynamo=True,
-                external_data=False,
-                opset_version=OPSET,
-                input_names=[INPUT],
-                output_names=list(OUTPUTS[header.kind]),
-                dynamic_shapes={INPUT: {axis: torch.export.Dim(name) for axis, name in _AXES.items()}},
-                verbose=False,
-            )
-            assert program is not None  # noqa: S101 - dynamo=True always returns one
-            traced = program.model_proto
-    except Exception as error:  # the exporter wraps whatever torch.export raised
-        reason = " ".join(str(error).split())[:300]
-        raise BackendError(f"{path}: torch cannot export this model ({reason}); try another torch") from error
-    return _anonymous(traced)
-
-
-def _anonymous(model: Any) -> Any:
-    """Drop debug notes: torch's exporter records, for every node, source paths of the machine it ran on."""
-    for graph in graphs(model.graph):
-        del graph.metadata_props[:]
-        del graph.value_info[:]
-        graph.doc_string = ""
-        for item in (*graph.node, *graph.initializer, *graph.input, *graph.output):
-            del item.metadata_props[:]
-            item.doc_string = ""
-    model.doc_string = ""
-    return model
-
-
-def _verify(written: Path, network: nn.Module, header: Header, tolerance: float, path: Path) -> None:
+def _verify(written: Path, graph: nn.Module, header: Header, tolerance: float, path: Path) -> None:
     """Read the file back as deployment does, run it, and compare it with torch.
 
     Raises:
@@ -205,27 +149,14 @@ def _verify(written: Path, network: nn.Module, header: Header, tolerance: float,
         onnx.checker.check_model(container.data, full_check=True)
     except Exception as error:  # ValidationError and InferenceError have no common base
         raise VerificationError(f"{path}: the exported graph is not valid ONNX ({str(error)[:200]!r})") from error
-    runtime = Runtime(container.data, "cpu", str(path))
+    runtime = open_runtime(container, "cpu", str(path))
     (z, y, x), channels = header.stride_zyx, len(header.spec.channels)
-    others = _smooth((3, channels, 3 * z, 2 * y, 5 * x)), _smooth((1, channels, *header.spec.size_zyx))
-    for expected in (container.golden, *(_expected(network, header, voxels) for voxels in others)):
+    batch = smooth((3, channels, *(header.size_zyx or (3 * z, 2 * y, 5 * x))))
+    others = (_expected(graph, header, voxels) for voxels in (batch, *phantom_inputs(header.spec)[:, None]))
+    for expected in (container.golden, *others):
         difference = expected.difference(runtime.run(expected.voxels))
         if not difference <= tolerance:
             raise VerificationError(
                 f"{path}: ONNX Runtime differs from torch by {difference:.2e} (allowed {tolerance:g}) for an input of "
                 f"{expected.voxels.shape}; nothing was written, try another onnxruntime or torch version"
             )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's notes about torchvision and about its own deprecations."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

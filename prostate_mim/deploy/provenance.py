@@ -14,10 +14,12 @@ class Prediction:
         model: name of the classifier.
         revision: content hash of its weights.
         spec: fingerprint of the preprocessing.
-        device: where it was computed: ``cpu`` or ``cuda``, or ONNX Runtime's execution provider.
+        device: where it was computed: ``cpu`` or ``cuda`` of torch, ONNX Runtime's execution provider, or
+            ``OpenVINO:CPU``.
         flags: what is off with the image, one short line each, such as a field of view that no prostate series has;
             empty if nothing is. ``OnnxClassifier`` fills it by the checks that need no torch, the command
             ``predict`` by those and the outlier score; ``LesionClassifier.predict`` leaves it empty.
+        reason: why that device: ``asked for``, or what ``auto`` found; empty of torch.
     """
 
     probability: float
@@ -26,3 +28,4 @@ class Prediction:
     spec: str
     device: str
     flags: tuple[str, ...] = ()
+    reason: str = ""

@@ -1,147 +1,158 @@
-"""The only place that speaks to ONNX Runtime: a session on the device that was asked for, or an error. No torch."""
+"""One open model on one engine: ONNX Runtime on the CPU, CUDA or TensorRT, or OpenVINO. No torch.
+
+Which engine computes is decided here and nowhere else; it is the one that was asked for, or an error.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import io
-import sys
-from collections.abc import Iterator
-from types import ModuleType
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from prostate_mim.deploy.contract import INPUT, FloatArray
-from prostate_mim.errors import BackendError, ResourceError, UsageError
+from prostate_mim.deploy.container import Container
+from prostate_mim.deploy.contract import FloatArray, Header
+from prostate_mim.errors import BackendError, ResourceError, UsageError, VerificationError
 
-DEVICES = ("auto", "cpu", "cuda")
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-
-_SILENT, _WARNINGS = 4, 2  # severities of ONNX Runtime's logger; 2 is its default
-# TF32 would move probabilities by up to 5e-3; HEURISTIC avoids seconds of search for every new crop size.
-_CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
-_INSTALL_GPU = (
-    "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'onnxruntime-gpu[cuda,cudnn]>=1.28' "
-    "(never both wheels)"
-)
+DEVICES = ("auto", "cpu", "cuda", "tensorrt", "openvino")
+REPLAY_TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "tf32": 5e-3}
+"""Largest difference from torch on the golden sample, by what is computed in."""
 
 
-class Runtime:
-    """One ONNX Runtime session.
-
-    Args:
-        data: a serialised ONNX model; ``read_container`` has verified it.
-        device: ``cpu`` or ``cuda``. CUDA is never replaced by the CPU in silence.
-        where: the file, for messages.
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """How an engine is to compute; every default is the safe one.
 
     Attributes:
-        provider: the execution provider that computes, ``CPUExecutionProvider`` or ``CUDAExecutionProvider``.
-        convolutions: how many convolutions each provider was given; empty where ONNX Runtime cannot tell (< 1.24).
-
-    Raises:
-        BackendError: ONNX Runtime, the CUDA driver or a CUDA library is missing; or it refuses the model.
-        ResourceError: out of memory.
+        threads: of the CPU; the engine's own choice if 0.
+        memory_limit_mb: of the GPU; none if 0.
+        tf32: let CUDA round products to 10 bits, which moves probabilities by up to 5e-3.
+        warm_up: batch sizes that are run once while opening, so that the first patient does not wait.
     """
 
-    def __init__(self, data: bytes, device: str, where: str) -> None:
-        if device not in DEVICES[1:]:
-            raise UsageError(f"device {device!r} is none of {', '.join(DEVICES)}")
-        ort = _onnxruntime(where)
-        self._where = where
-        try:
-            self._session = _cuda_session(ort, data, where) if device == "cuda" else _session(ort, data, [CPU])
-        except (BackendError, MemoryError):
-            raise
-        except Exception as error:  # onnxruntime raises a dozen unrelated types
-            raise _explained(error, where, "open") from error
-        self.provider: str = self._session.get_providers()[0]
-        self.convolutions = _convolutions(self._session)
-        if device == "cuda" and self.convolutions and CUDA not in self.convolutions:
-            count = sum(self.convolutions.values())
-            raise BackendError(f"{where}: CUDA took none of the {count} convolutions (no cuDNN?); {_INSTALL_GPU}")
+    threads: int = 0
+    memory_limit_mb: int = 0
+    tf32: bool = False
+    warm_up: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        values = self.threads, self.memory_limit_mb, *self.warm_up
+        if any(type(value) is not int or value < 0 for value in values) or 0 in self.warm_up:
+            raise UsageError(f"{self}: threads, memory limit and batch sizes are whole numbers, not below 0 (1)")
+
+
+DEFAULTS = RuntimeOptions()
+
+
+class Runtime(Protocol):
+    """An open model.
+
+    Attributes:
+        provider: what computes: an execution provider of ONNX Runtime, or ``OpenVINO:CPU``.
+        settings: how, for the record: threads, TF32, algorithm search, CUDA graph.
+        where: ``cpu`` or ``cuda``: where tensors for ``run_tensor`` have to be.
+    """
+
+    provider: str
+    settings: Mapping[str, str]
+    where: str
 
     def run(self, voxels: FloatArray) -> dict[str, FloatArray]:
         """(N, C, D, H, W) float32 -> every output by name, float32.
 
         Raises:
             ResourceError: out of memory.
-            BackendError: any other failure of the runtime.
+            BackendError: any other failure of the engine.
         """
-        names = [output.name for output in self._session.get_outputs()]
+
+    def run_tensor(self, voxels: Any) -> dict[str, Any]:
+        """As ``run``, without copies: any tensor that speaks DLPack in, DLPack tensors on the same device out."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An engine that has reproduced the golden sample.
+
+    Attributes:
+        runtime: ready to compute.
+        difference: how far the golden sample's outputs were from torch's.
+        reason: why this engine: asked for, or what ``auto`` found.
+    """
+
+    runtime: Runtime
+    difference: float
+    reason: str
+
+
+def open_runtime(container: Container, device: str, where: str, options: RuntimeOptions = DEFAULTS) -> Runtime:
+    """The engine that was asked for.
+
+    Args:
+        device: one of ``DEVICES`` but ``auto``.
+        where: the file, for messages.
+
+    Raises:
+        UsageError: no such device.
+        BackendError: the engine is not installed, or does not really compute there.
+        ResourceError: out of memory.
+    """
+    if device not in DEVICES[1:]:
+        raise UsageError(f"device {device!r} is none of {', '.join(DEVICES)}")
+    if device == "openvino":
+        from prostate_mim.deploy.openvino import OpenVino
+
+        return OpenVino(container, where, options)
+    from prostate_mim.deploy.ort import OnnxRuntime
+
+    return OnnxRuntime(container, device, where, options)
+
+
+def open_verified(container: Container, device: str, where: str, options: RuntimeOptions = DEFAULTS) -> Opened:
+    """An engine that has reproduced the golden sample within ``REPLAY_TOLERANCE``, warmed up.
+
+    ``auto`` takes CUDA if it works, else OpenVINO if it is installed, else ONNX Runtime on the CPU.
+
+    Raises:
+        VerificationError: this machine does not reproduce the golden sample.
+        UsageError, BackendError, ResourceError: as ``open_runtime``.
+    """
+    if device == "auto":
+        return _first_that_works(container, where, options)
+    runtime = open_runtime(container, device, where, options)
+    difference, allowed = container.golden.difference(runtime.run(container.golden.voxels)), tolerance(
+        container.header, device, options
+    )  # fmt: skip
+    if not difference <= allowed:
+        raise VerificationError(
+            f"{where}: {runtime.provider} differs from torch by {difference:.2e} on the golden sample (allowed "
+            f"{allowed:g}); do not use it here, export it again or use another engine"
+        )
+    for count in options.warm_up:
+        runtime.run(warm_up_batch(container.header, count))
+    return Opened(runtime, difference, "asked for")
+
+
+def tolerance(header: Header, device: str, options: RuntimeOptions) -> float:
+    """What the golden sample may differ by. TensorRT plans with TF32, and its provider has no switch for that."""
+    rounded = header.precision == "float32" and (device == "tensorrt" or (options.tf32 and device == "cuda"))
+    return REPLAY_TOLERANCE["tf32" if rounded else header.precision]
+
+
+def warm_up_batch(header: Header, count: int) -> FloatArray:
+    """(count, C, D, H, W) of the spec's size: zeros, as only their shape matters."""
+    import numpy as np
+
+    return np.zeros((count, len(header.spec.channels), *header.spec.size_zyx), np.float32)
+
+
+def _first_that_works(container: Container, where: str, options: RuntimeOptions) -> Opened:
+    reasons = []
+    for device, title in (("cuda", "CUDA"), ("openvino", "OpenVINO")):
         try:
-            return dict(zip(names, self._session.run(names, {INPUT: voxels}), strict=True))
-        except Exception as error:
-            raise _explained(error, self._where, "run") from error
-
-
-def why_no_cuda(ort: ModuleType) -> str | None:
-    """What CUDA lacks on this machine and what to do, as far as it can be told without a session; None if nothing."""
-    if CUDA not in ort.get_available_providers():
-        return f"this ONNX Runtime {ort.__version__} was built without it; {_INSTALL_GPU}"
-    driver = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        ctypes.CDLL(driver)
-    except OSError:
-        return f"there is no NVIDIA driver ({driver}); install the driver, or use device 'cpu'"
-    return None
-
-
-def _onnxruntime(where: str) -> ModuleType:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise BackendError(f"{where}: onnxruntime is not installed; pip install onnxruntime") from error
-    if not hasattr(onnxruntime, "InferenceSession"):  # both wheels were installed, then one removed
-        raise BackendError(f"{where}: the installed onnxruntime is an empty shell; {_INSTALL_GPU}")
-    module: ModuleType = onnxruntime
-    module.disable_telemetry_events()
-    return module
-
-
-def _cuda_session(ort: ModuleType, data: bytes, where: str) -> Any:
-    reason = why_no_cuda(ort)
-    if reason is None:
-        with contextlib.redirect_stdout(io.StringIO()) as told:
-            ort.preload_dlls()
-        session = _session(ort, data, [(CUDA, _CUDA_OPTIONS), CPU])
-        if session.get_providers()[0] == CUDA:
-            return session
-        lines = told.getvalue().split("\n")
-        detail = next((f" ({line.strip()[:200]})" for line in lines if line.startswith("Failed to load")), "")
-        reason = f"its libraries or the GPU cannot be used{detail}; check nvidia-smi, then {_INSTALL_GPU}"
-    raise BackendError(f"{where}: CUDA was asked for, but {reason}")
-
-
-def _session(ort: ModuleType, data: bytes, providers: list[Any]) -> Any:
-    options = ort.SessionOptions()
-    options.log_severity_level = _SILENT
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    with _quiet(ort):
-        return ort.InferenceSession(data, options, providers=providers, enable_fallback=0)
-
-
-def _convolutions(session: Any) -> dict[str, int]:
-    if not hasattr(session, "get_provider_graph_assignment_info"):
-        return {}
-    counts: dict[str, int] = {}
-    for part in session.get_provider_graph_assignment_info():
-        found = sum(node.op_type == "Conv" for node in part.get_nodes())
-        if found:
-            counts[part.ep_name] = counts.get(part.ep_name, 0) + found
-    return counts
-
-
-@contextlib.contextmanager
-def _quiet(ort: ModuleType) -> Iterator[None]:
-    """Silence what ONNX Runtime prints about providers it cannot load; our own error says it in one line."""
-    ort.set_default_logger_severity(_SILENT)
-    try:
-        yield
-    finally:
-        ort.set_default_logger_severity(_WARNINGS)
-
-
-def _explained(error: Exception, where: str, verb: str) -> BackendError | ResourceError:
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
-    if isinstance(error, MemoryError) or "alloc" in reason.lower() or "out of memory" in reason.lower():
-        return ResourceError(f"{where}: out of memory ({reason}); close other programs, or use device 'cpu'")
-    return BackendError(f"{where}: ONNX Runtime cannot {verb} the model ({reason}); upgrade onnxruntime, or use 'cpu'")
+            opened = open_verified(container, device, where, options)
+        except (BackendError, ResourceError, VerificationError) as error:
+            said = str(error).removeprefix(f"{where}: ").removeprefix(f"{title} was asked for, but ")
+            reasons.append(f"no {title} ({said.split(';')[0]})")
+        else:
+            return Opened(opened.runtime, opened.difference, "; ".join(["auto: it works here", *reasons]))
+    opened = open_verified(container, "cpu", where, options)
+    return Opened(opened.runtime, opened.difference, "; ".join(["auto: the only one that works here", *reasons]))

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from prostate_mim.deploy.container import Container, read_container
+from prostate_mim.deploy.container import read_container
 from prostate_mim.deploy.contract import INPUT, FloatArray
 from prostate_mim.deploy.provenance import Prediction
-from prostate_mim.deploy.runtime import DEVICES, Runtime
-from prostate_mim.errors import BackendError, ResourceError, UsageError, VerificationError
+from prostate_mim.deploy.runtime import DEFAULTS, DEVICES, RuntimeOptions, open_verified
+from prostate_mim.errors import UsageError
 from prostate_mim.modality import check_modality
 from prostate_mim.preprocess import prepare_input
 from prostate_mim.volume import Volume
 
-REPLAY_TOLERANCE = 1e-4
+BATCH = 8
+"""Lesions of one study that are computed at once."""
 _CLASS_OF = {"classifier": "OnnxClassifier", "encoder": "OnnxEncoder"}
 _Point = tuple[float, float, float]
 _Masks = Mapping[str, Volume]
@@ -26,31 +28,36 @@ class _OnnxModel:
     """What both kinds share: opening, verification, preprocessing.
 
     On opening, the file's golden sample is replayed; its outputs must agree with torch's within 1e-4 (in units of
-    max(1, largest expected value)) on whichever device is used.
+    max(1, largest expected value); ``runtime.REPLAY_TOLERANCE`` has what rounded arithmetic is allowed) on whichever
+    device is used. One instance may be shared by threads.
 
     Args:
         path: an .onnx that ``export_onnx`` wrote.
-        device: ``cpu``; ``cuda``, which fails where CUDA does not really compute; or ``auto``: CUDA if it works and
-            reproduces the golden sample, else the CPU.
+        device: ``cpu``; ``cuda`` or ``tensorrt``, which fail where the GPU does not really compute; ``openvino``; or
+            ``auto``: CUDA if it works and reproduces the golden sample, else OpenVINO if it is installed, else the CPU.
+        options: threads, memory limit, TF32, warm-up.
 
     Attributes:
         name, revision: of the exported model.
         spec: its input contract.
         stride_zyx: batches must have multiples of it (voxels).
-        device: ONNX Runtime's execution provider in use, e.g. ``CPUExecutionProvider``.
+        size_zyx: the only size (voxels) that a file for one size takes; else None.
+        device: what computes: ONNX Runtime's execution provider, e.g. ``CPUExecutionProvider``, or ``OpenVINO:CPU``.
+        reason: why that: ``asked for``, or what ``auto`` found.
+        settings: of the engine: version, threads, TF32, algorithm search.
         replay_difference: how far the golden sample's outputs were from torch's.
 
     Raises:
         NotFoundError: no such file.
         IntegrityError: not such a file, or damaged, edited, newer, or pointing at external data.
         UsageError: a file of the other kind, or an unknown device.
-        BackendError: ONNX Runtime or CUDA is not available.
+        BackendError: the engine is not installed, or does not really compute.
         VerificationError: this machine does not reproduce the golden sample.
     """
 
     _kind = ""
 
-    def __init__(self, path: str | Path, device: str = "auto") -> None:
+    def __init__(self, path: str | Path, device: str = "auto", options: RuntimeOptions = DEFAULTS) -> None:
         if device not in DEVICES:
             raise UsageError(f"device {device!r} is none of {', '.join(DEVICES)}")
         container = read_container(path)
@@ -58,9 +65,10 @@ class _OnnxModel:
         if header.kind != self._kind:
             raise UsageError(f"{path}: holds a model of kind {header.kind!r}; open it with {_CLASS_OF[header.kind]}")
         self.name, self.revision, self.spec = header.name, header.revision, header.spec
-        self.stride_zyx = header.stride_zyx
-        self._runtime, self.replay_difference = _open(container, device, str(path))
-        self.device = self._runtime.provider
+        self.stride_zyx, self.size_zyx = header.stride_zyx, header.size_zyx
+        opened = open_verified(container, device, str(path), options)
+        self._runtime, self.replay_difference, self.reason = opened.runtime, opened.difference, opened.reason
+        self.device, self.settings = self._runtime.provider, dict(self._runtime.settings)
 
     def prepare(self, volume: Volume, position_mm_lps: _Point | None = None, masks: _Masks | None = None) -> FloatArray:
         """The network's input for one volume, around a position or the image centre; see ``prepare_input``.
@@ -74,15 +82,36 @@ class _OnnxModel:
         """(N, C, D, H, W) float32, as ``prepare`` gives it -> the graph's outputs by name.
 
         Raises:
-            UsageError: another shape or type, or sizes that are not multiples of ``stride_zyx``.
+            UsageError: another shape or type, or sizes that are not multiples of ``stride_zyx`` (or the fixed size).
             ResourceError: out of memory.
         """
-        channels = len(self.spec.channels)
-        if batch.ndim != 5 or batch.shape[1] != channels or batch.dtype != np.float32 or batch.shape[0] == 0:
-            raise UsageError(f"{INPUT}: {batch.dtype} {batch.shape}, expected float32 (N, {channels}, D, H, W)")
-        if any(size == 0 or size % stride for size, stride in zip(batch.shape[2:], self.stride_zyx, strict=True)):
-            raise UsageError(f"{INPUT}: crop {batch.shape[2:]} is no multiple of the stride {self.stride_zyx} (voxels)")
+        self._check(batch.shape, str(batch.dtype))
         return self._runtime.run(np.ascontiguousarray(batch))
+
+    def run_tensor(self, batch: Any) -> dict[str, Any]:
+        """As ``run``, without copies, for a contiguous tensor that lies where the engine computes.
+
+        Args:
+            batch: (N, C, D, H, W) float32 of torch, CuPy, or another library that speaks DLPack.
+
+        Returns:
+            The graph's outputs by name, on the same device; ``torch.from_dlpack`` and its like take them.
+
+        Raises:
+            UsageError: as ``run``, or a tensor of another device.
+            ResourceError: out of memory.
+        """
+        self._check(tuple(batch.shape), str(batch.dtype).removeprefix("torch."))
+        return self._runtime.run_tensor(batch)
+
+    def _check(self, shape: tuple[int, ...], dtype: str) -> None:
+        channels = len(self.spec.channels)
+        if len(shape) != 5 or shape[1] != channels or dtype != "float32" or shape[0] == 0:
+            raise UsageError(f"{INPUT}: {dtype} {shape}, expected float32 (N, {channels}, D, H, W)")
+        if self.size_zyx is not None and shape[2:] != self.size_zyx:
+            raise UsageError(f"{INPUT}: crop {shape[2:]}, and this file takes {self.size_zyx} voxels only")
+        if any(size == 0 or size % stride for size, stride in zip(shape[2:], self.stride_zyx, strict=True)):
+            raise UsageError(f"{INPUT}: crop {shape[2:]} is no multiple of the stride {self.stride_zyx} (voxels)")
 
 
 class OnnxClassifier(_OnnxModel):
@@ -90,7 +119,7 @@ class OnnxClassifier(_OnnxModel):
 
     Args:
         path: an .onnx that ``export_onnx`` wrote.
-        device: ``cpu``; ``cuda``, which fails where CUDA does not really compute; or ``auto``.
+        device, options: as ``_OnnxModel`` says.
 
     Raises:
         NotFoundError, IntegrityError, UsageError, BackendError, VerificationError: as ``_OnnxModel`` says.
@@ -118,10 +147,29 @@ class OnnxClassifier(_OnnxModel):
             VolumeError: the position lies outside the volume, the crop is constant, or a mask is missing or of another
                 place.
         """
-        outputs = self.run(self.prepare(volume, position_mm_lps, masks))
-        probability = float(outputs["probability"][0])
+        return self.predict_many(volume, [position_mm_lps], masks)[0]
+
+    def predict_many(
+        self, volume: Volume, positions_mm_lps: Sequence[_Point | None], masks: _Masks | None = None
+    ) -> list[Prediction]:
+        """As ``predict``, for several lesions of one study, up to ``BATCH`` at once.
+
+        Args:
+            volume, masks: as for ``predict``.
+            positions_mm_lps: (x, y, z) in mm of each lesion; None for the image centre.
+
+        Raises:
+            VolumeError: as ``predict``, for the first position that is refused; nothing is computed then.
+        """
+        crops = [self.prepare(volume, position, masks) for position in positions_mm_lps]
         flags = check_modality(volume, is_crop=volume.shape_zyx[0] == 1).flags
-        return Prediction(probability, self.name, self.revision, self.spec.fingerprint, self.device, flags)
+        found: list[float] = []
+        for first in range(0, len(crops), BATCH):
+            found += self.run(np.concatenate(crops[first : first + BATCH]))["probability"].tolist()
+        return [
+            Prediction(value, self.name, self.revision, self.spec.fingerprint, self.device, flags, self.reason)
+            for value in found
+        ]
 
 
 class OnnxEncoder(_OnnxModel):
@@ -137,34 +185,3 @@ class OnnxEncoder(_OnnxModel):
         """
         vectors = self.run(self.prepare(volume, position_mm_lps, masks))["embedding"]
         return np.asarray(vectors[0], np.float32)
-
-
-def _open(container: Container, device: str, where: str) -> tuple[Runtime, float]:
-    """A runtime that has reproduced the golden sample, and by how much it missed it."""
-    if device == "auto":
-        try:
-            return _open(container, "cuda", where)
-        except (BackendError, ResourceError, VerificationError):
-            device = "cpu"
-    runtime = Runtime(container.data, device, where)
-    difference = container.golden.difference(runtime.run(container.golden.voxels))
-    if not difference <= REPLAY_TOLERANCE:
-        raise VerificationError(
-            f"{where}: {runtime.provider} differs from torch by {difference:.2e} on the golden sample (allowed "
-            f"{REPLAY_TOLERANCE:g}); do not use it here, export it again or use another onnxruntime"
-        )
-    return runtime, difference
-
-
-def verify_onnx(path: str | Path) -> dict[str, str | float]:
-    """Open a file of either kind on the CPU, which checks its digest and replays its golden sample.
-
-    Returns:
-        name, kind, revision, and the largest difference found.
-
-    Raises:
-        NotFoundError, IntegrityError, VerificationError: as opening it does.
-    """
-    kind = read_container(path).header.kind
-    model = (OnnxClassifier if kind == "classifier" else OnnxEncoder)(path, device="cpu")
-    return {"name": model.name, "kind": kind, "revision": model.revision, "golden_difference": model.replay_difference}

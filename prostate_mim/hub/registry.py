@@ -120,6 +120,24 @@ def _entry(name: str, values: Any) -> Entry:
     return Entry(name=name, **{**{key: values[key] for key in _MODEL_KEYS}, "data": data, "files": files})
 
 
+UNSTATED = "unstated"
+
+
+def terms_of(name: str, weights_sha256: str, kind: str) -> tuple[str, dict[str, str]]:
+    """The licence of a model's weights and those of its data by name, as far as the list of models says them.
+
+    Args:
+        name: of the model; a classifier of a published encoder is named after it.
+        weights_sha256: an encoder is the published one only with its very weights.
+        kind: ``encoder`` or ``classifier``; of the latter's own data nothing is known here.
+    """
+    entry = read_registry().get(name.removesuffix(".classifier") if kind == "classifier" else name)
+    if entry is None or (kind == "encoder" and entry.files["model.safetensors"].sha256 != weights_sha256):
+        return UNSTATED, {}
+    data = {one.name: one.license for one in entry.data}
+    return entry.license, data if kind == "encoder" else {**data, "of fine-tuning": UNSTATED}
+
+
 def select(filter: str = "", license: str | Sequence[str] = "", data_license: str | Sequence[str] = "") -> list[Entry]:
     """The entries that ``list_models`` names; see there."""
     wanted = filter if any(sign in filter for sign in "*?[") else f"*{filter}*"

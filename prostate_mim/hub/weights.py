@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import struct
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from prostate_mim.errors import IntegrityError, UsageError
@@ -153,6 +154,25 @@ def stored(module: nn.Module, dtype: str) -> dict[str, Tensor]:
         if not torch.isfinite(value).all():
             raise IntegrityError(f"{key} does not fit {dtype}; publish float32")
     return tensors
+
+
+def weights_digest(module: nn.Module, report: LoadReport) -> str:
+    """SHA-256 of the ``model.safetensors`` that a model's weights are: the file they are from, while they are as in it.
+
+    Else that of the float32 file that saving them would write.
+
+    Args:
+        module: the published parts of the model.
+        report: of its loading.
+    """
+    for dtype in DTYPES:
+        try:
+            digest = hashlib.sha256(save(stored(module, dtype))).hexdigest()
+        except IntegrityError:  # a value beyond float16: then no file of that type is this model
+            continue
+        if digest == report.files.get(WEIGHTS):
+            return digest
+    return hashlib.sha256(save(stored(module, "float32"))).hexdigest()
 
 
 def _some(names: list[str]) -> str:

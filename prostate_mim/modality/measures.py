@@ -54,8 +54,9 @@ def intensity_measures(volume: Volume) -> dict[str, float]:
     sample = _sample(voxels)
     low, quarter, median, three, high = (float(p) for p in np.percentile(sample, (1, 25, 50, 75, 99)))
     centred = sample - sample.mean()
-    deviation = float(np.sqrt(np.mean(centred**2)))
+    deviation = float(np.sqrt(np.mean(centred * centred)))
     middle = (sample > 0.15 * high) & (sample < 0.45 * high)
+    cubed = centred * centred * centred  # as a product: NumPy's power of 3 takes a hundred times as long
     return {
         "lowest": float(voxels.min()),
         "negative": float(np.mean(sample < 0)),
@@ -64,7 +65,7 @@ def intensity_measures(volume: Volume) -> dict[str, float]:
         "darkest": low / high if high > 0 else math.nan,
         "middle": float(np.mean(middle)) if high > 0 else math.nan,
         "spread": (three - quarter) / median if median > 0 else math.nan,
-        "skewness": float(np.mean((centred / deviation) ** 3)) if deviation > 0 else math.nan,
+        "skewness": float(cubed.mean()) / deviation**3 if deviation > 0 else math.nan,
     }
 
 

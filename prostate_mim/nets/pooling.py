@@ -57,14 +57,20 @@ class CentrePool(nn.Module):
         return torch.cat(means + deviations, 1)
 
     def _weighted_mean(self, stage: StageInfo, values: Tensor) -> Tensor:
-        """(N, C, d, h, w) -> (N, C), Gaussian weights along each axis in turn."""
-        for axis in (4, 3, 2):
+        """(N, C, d, h, w) -> (N, C), with a Gaussian weight for each cell.
+
+        A product and a sum, not a matrix product along each axis: for that, engines that keep channels last copy the
+        whole of the features first.
+        """
+        axes = []
+        for axis in (2, 3, 4):
             count = values.shape[axis]
             step = stage.stride_zyx[axis - 2] * self.spacing_mm_zyx[axis - 2]
             place = torch.arange(count, device=values.device, dtype=values.dtype)
             weight = torch.exp(-0.5 * ((place - stage.middle(axis - 2, count)) * (step / self.sigma_mm)) ** 2)
-            values = torch.tensordot(values, weight / weight.sum(), dims=([axis], [0]))
-        return values
+            axes.append(weight / weight.sum())
+        z, y, x = axes
+        return (values * (z[:, None, None] * y[:, None] * x)).sum((2, 3, 4))
 
 
 class MeanPool(CentrePool):

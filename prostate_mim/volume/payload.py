@@ -1,26 +1,32 @@
 """Bounded reading: inflate with every checksum verified, and never take more bytes than the header declares.
 
 Inflating is most of the time of reading. ISA-L (Intel's library; ARM has assembly too) needs less than half of zlib's
-and verifies the same checksums; that it refuses what zlib refuses is tested (tests/volume/test_payload.py).
+and verifies the same checksums. Where it is not installed, Python's zlib does the same work; that both refuse the same
+is tested (tests/volume/test_payload.py).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import IO, cast
+from typing import IO, Any
 
 import numpy as np
-from isal import isal_zlib
 
 from prostate_mim.errors import VolumeError
 
+inflate: Any
+try:
+    from isal import isal_zlib as inflate
+except ImportError:  # a machine that only predicts needs few packages
+    import zlib as inflate
+
 GZIP = 31  # zlib's window-bits code for a gzip member (CRC-32 and length verified by the library)
 ZLIB = 15  # zlib's window-bits code for a zlib stream (Adler-32 verified by the library)
-_DAMAGED = cast(type[Exception], isal_zlib.error)  # its stubs call the class an exception
 _IN = 1 << 20
 _OUT = 1 << 20
 _NAMES = {GZIP: "gzip", ZLIB: "zlib"}
+_NUMBERED = re.compile(r"^Error -?\d+ (while decompressing data: )?")  # how reasons of both libraries begin
 
 
 def raw_chunks(stream: IO[bytes]) -> Iterator[bytes]:
@@ -42,14 +48,14 @@ def inflated_chunks(stream: IO[bytes], name: str, window_bits: int) -> Iterator[
     """
     pending = stream.read(_IN)
     while True:
-        inflater = isal_zlib.decompressobj(window_bits)
+        inflater = inflate.decompressobj(window_bits)
         while not inflater.eof:
             pending = pending or stream.read(_IN)
             given = len(pending)
             try:
                 chunk = inflater.decompress(pending, _OUT)
-            except _DAMAGED as error:
-                reason = re.sub(r"^Error -?\d+ ", "", str(error))
+            except inflate.error as error:
+                reason = _NUMBERED.sub("", str(error))
                 raise VolumeError(
                     f"{name}: damaged {_NAMES[window_bits]} data ({reason}); copy the file again"
                 ) from error

@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from itertools import permutations, product
 from pathlib import Path
 
@@ -14,11 +15,14 @@ import pytest
 import scipy.ndimage
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy_grids import by_scipy
 
+import prostate_mim.preprocess
 from prostate_mim.errors import VolumeError
 from prostate_mim.preprocess import mask_on_grid, normalise, prepare_crop, preprocess, resample
 from prostate_mim.spec import InputSpec
 from prostate_mim.volume import Geometry, Volume, read_mask, read_volume, write_volume
+from prostate_mim.volume.resampling import interpolate
 
 GOLDEN = Path(__file__).parent / "golden"
 LAWS = settings(max_examples=200, deadline=None)
@@ -275,7 +279,7 @@ def test_coarser_grids_do_not_alias(monkeypatch):
     volume = Volume(stripes, Geometry((3.0, 0.5, 0.5)))
     spec = InputSpec((3.0, 0.5, 1.5), (1, 8, 8))
     assert np.abs(resample(volume, spec).voxels).max() < 0.05
-    monkeypatch.setattr(scipy.ndimage, "gaussian_filter", lambda piece, *_, **__: piece)
+    _no_antialiasing(monkeypatch)
     assert np.abs(resample(volume, spec).voxels).max() > 0.9  # negative control
 
 
@@ -337,33 +341,28 @@ def _forget_clip(monkeypatch, voxels, spec, run):
 
 def _other_interpolation(order):
     def mistake(monkeypatch, voxels, spec, run):
-        right = scipy.ndimage.affine_transform
-        monkeypatch.setattr(scipy.ndimage, "affine_transform", lambda *a, **k: right(*a, **{**k, "order": order}))
+        monkeypatch.setattr(prostate_mim.preprocess, "interpolate", partial(by_scipy, order=order, dtype=np.float32))
         return run(voxels)
 
     return mistake
 
 
 def _align_corners(monkeypatch, voxels, spec, run):
-    right = scipy.ndimage.affine_transform
+    def stretched(source, start, scale, size):
+        return interpolate(source, start, scale * size / np.maximum(size - 1, 1), size)
 
-    def stretched(source, scale, offset, output_shape, **options):
-        size = np.array(output_shape)
-        return right(source, scale * size / np.maximum(size - 1, 1), offset, output_shape=output_shape, **options)
-
-    monkeypatch.setattr(scipy.ndimage, "affine_transform", stretched)
+    monkeypatch.setattr(prostate_mim.preprocess, "interpolate", stretched)
     return run(voxels)
 
 
-def _no_antialiasing(monkeypatch, voxels, spec, run):
-    monkeypatch.setattr(scipy.ndimage, "gaussian_filter", lambda piece, *_, **__: piece)
-    return run(voxels)
+def _no_antialiasing(monkeypatch, voxels=None, spec=None, run=None):
+    monkeypatch.setattr(prostate_mim.preprocess, "interpolate", partial(by_scipy, sigmas=0, dtype=np.float32))
+    return run(voxels) if run else None
 
 
 def _zscore_after_padding(monkeypatch, voxels, spec, run):
-    module = sys.modules["prostate_mim.preprocess"]
-    right = module.normalise
-    monkeypatch.setattr(module, "normalise", lambda v, i, s, n: right(v, np.ones_like(i), s, n))
+    right = prostate_mim.preprocess.normalise
+    monkeypatch.setattr(prostate_mim.preprocess, "normalise", lambda v, i, s, n: right(v, np.ones_like(i), s, n))
     return run(voxels)
 
 

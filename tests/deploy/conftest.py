@@ -88,7 +88,9 @@ def tiny() -> onnx.ModelProto:
     voxels = np.linspace(0, 1, 8, dtype=np.float16).astype(np.float32).reshape(1, 1, 2, 2, 2)
     logit = np.array([3 * voxels.mean()], np.float32)
     golden = Sample(voxels, {"logit": logit, "probability": 1 / (1 + np.exp(-logit))})
-    header = Header("classifier", "tiny", "0123456789abcdef", SPEC, (1, 1, 1), "0")
+    header = Header(
+        "classifier", "tiny", "0123456789abcdef", "0" * 64, "unstated", {}, SPEC, (1, 1, 1), None, "float32", "0"
+    )
     model = onnx.load_model_from_string(container.seal(_tiny_model(), header, golden))
     return model
 

@@ -15,7 +15,8 @@ from prostate_mim.classifier import LesionClassifier
 from prostate_mim.deploy import export
 from prostate_mim.deploy.container import read_container
 from prostate_mim.deploy.export import export_onnx
-from prostate_mim.deploy.runtime import Runtime
+from prostate_mim.deploy.ort import OnnxRuntime
+from prostate_mim.deploy.runtime import open_runtime
 from prostate_mim.encoder import golden_input
 from prostate_mim.errors import BackendError, ResourceError, UsageError, VerificationError
 
@@ -25,7 +26,7 @@ SHAPES = [(1, 1, 8, 64, 64), (3, 1, 16, 96, 32), (3, 1, 4, 48, 80)]
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, classifier_file: Path) -> None:
     """Skip the seconds of tracing: the graph of the file that was exported already."""
-    monkeypatch.setattr(export, "_trace", lambda *_: onnx.load(classifier_file))
+    monkeypatch.setattr(export, "trace", lambda *_: onnx.load(classifier_file))
 
 
 def test_header_repeats_model(classifier: LesionClassifier, classifier_file: Path) -> None:
@@ -61,7 +62,7 @@ def test_classifier_equals_torch(shape: tuple[int, ...], classifier: LesionClass
     batch = torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
     with torch.inference_mode():
         logit = classifier(batch)
-    found = Runtime(read_container(classifier_file).data, "cpu", "file").run(batch.numpy())
+    found = open_runtime(read_container(classifier_file), "cpu", "file").run(batch.numpy())
     assert np.ptp(logit.numpy()) > 1e-3 or shape[0] == 1  # the head is not constant: equality means something
     np.testing.assert_allclose(found["logit"], logit.numpy(), rtol=0, atol=1e-5)
     np.testing.assert_allclose(found["probability"], torch.sigmoid(logit).numpy(), rtol=0, atol=1e-5)
@@ -73,7 +74,7 @@ def test_encoder_equals_torch(shape: tuple[int, ...], classifier: LesionClassifi
     with torch.inference_mode():
         stages = classifier.encoder(batch)
         embedding = classifier.encoder.pool(stages)
-    found = Runtime(read_container(encoder_file).data, "cpu", "file").run(batch.numpy())
+    found = open_runtime(read_container(encoder_file), "cpu", "file").run(batch.numpy())
     np.testing.assert_allclose(found["embedding"], embedding.numpy(), rtol=0, atol=1e-5)
     np.testing.assert_allclose(found["features"], stages[-1].numpy(), rtol=1e-5, atol=2e-5)
 
@@ -129,13 +130,13 @@ def test_impossible_tolerance_leaves_no_file(classifier: LesionClassifier, tmp_p
 def test_deviating_runtime_leaves_no_file(
     output: str, batch_size: int, classifier: LesionClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = Runtime.run
+    honest = OnnxRuntime.run
 
-    def wrong(self: Runtime, voxels: np.ndarray) -> dict[str, np.ndarray]:
+    def wrong(self: OnnxRuntime, voxels: np.ndarray) -> dict[str, np.ndarray]:
         outputs = honest(self, voxels)
         return outputs | {output: outputs[output] + np.float32(1e-2 * (len(voxels) == batch_size))}
 
-    monkeypatch.setattr(Runtime, "run", wrong)
+    monkeypatch.setattr(OnnxRuntime, "run", wrong)
     with pytest.raises(VerificationError):
         export_onnx(classifier, tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []

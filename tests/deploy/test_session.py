@@ -10,17 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
 from prostate_mim.classifier import LesionClassifier
-from prostate_mim.deploy import runtime
+from prostate_mim.deploy import session
 from prostate_mim.deploy.container import read_container
-from prostate_mim.deploy.runtime import CPU, CUDA, Runtime
+from prostate_mim.deploy.present import CPU
 from prostate_mim.deploy.session import OnnxClassifier, OnnxEncoder
 from prostate_mim.errors import (
-    BackendError,
     IntegrityError,
     NotFoundError,
     ProstateMimError,
@@ -31,7 +29,6 @@ from prostate_mim.errors import (
 from prostate_mim.phantom import make_study
 from prostate_mim.volume import Volume, read_volume, write_volume
 
-NO_CUDA = runtime.why_no_cuda(onnxruntime)
 Reseal = Callable[[onnx.ModelProto], Path]
 VOLUMES = {
     "plain": {},
@@ -106,68 +103,6 @@ def test_bad_batch_refused(shape: tuple[int, ...], classifier_file: Path) -> Non
         OnnxClassifier(classifier_file, "cpu").run(np.zeros(shape, np.float32))
 
 
-# Devices
-
-
-def test_auto_says_where_it_ran(
-    classifier_file: Path, make_volume: Callable[..., Volume], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runtime, "why_no_cuda", lambda _: "patched away")
-    model = OnnxClassifier(classifier_file)
-    assert model.device == model.predict(make_volume()).device == CPU
-
-
-def test_unknown_device(classifier_file: Path) -> None:
-    with pytest.raises(UsageError, match="'gpu' is none of auto, cpu, cuda"):
-        OnnxClassifier(classifier_file, device="gpu")
-
-
-@pytest.mark.skipif(NO_CUDA is None, reason="this machine has an NVIDIA driver; the GPU test covers it")
-@pytest.mark.parametrize("stage", ["driver", "libraries"])
-def test_cuda_without_cuda_raises_quietly(
-    stage: str, classifier_file: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    if stage == "libraries":  # go past the driver check, to ONNX Runtime's own silent fallback
-        monkeypatch.setattr(runtime, "why_no_cuda", lambda _: None)
-    with pytest.raises(BackendError, match="CUDA was asked for") as caught:
-        OnnxClassifier(classifier_file, device="cuda")
-    assert "\n" not in str(caught.value)
-    assert capfd.readouterr() == ("", "")
-
-
-def test_cpu_wheel_is_named(tiny: onnx.ModelProto, reseal: Reseal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU])
-    with pytest.raises(BackendError, match="built without it; pip uninstall"):
-        OnnxClassifier(reseal(tiny), device="cuda")
-
-
-def test_empty_shell_is_named(tiny: onnx.ModelProto, reseal: Reseal, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both wheels installed, then one removed: the import works and nothing is in it."""
-    monkeypatch.delattr(onnxruntime, "InferenceSession")
-    with pytest.raises(BackendError, match="empty shell"):
-        OnnxClassifier(reseal(tiny), device="cpu")
-
-
-def test_convolutions_on_cpu_do_not_count_as_cuda(classifier_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A session whose first provider is CUDA while every convolution was given to the CPU."""
-    data = read_container(classifier_file).data
-    assert Runtime(data, "cpu", "f").convolutions == {CPU: 18}
-    monkeypatch.setattr(runtime, "_cuda_session", lambda ort, data, _: runtime._session(ort, data, [CPU]))
-    with pytest.raises(BackendError, match="none of the 18 convolutions"):
-        Runtime(data, "cuda", "f")
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(NO_CUDA is not None, reason=f"needs an NVIDIA GPU: {NO_CUDA}")
-def test_cuda_equals_torch(
-    classifier: LesionClassifier, classifier_file: Path, make_volume: Callable[..., Volume]
-) -> None:
-    model = OnnxClassifier(classifier_file, device="cuda")
-    found = model.predict(make_volume())
-    assert found.device == CUDA
-    assert found.probability == pytest.approx(classifier.predict(make_volume()).probability, abs=1e-4)
-
-
 # Files that must not open
 
 
@@ -207,10 +142,17 @@ EDITS: dict[str, tuple[Callable[[onnx.ModelProto], object], str]] = {
     "edited spec": (lambda m: _edit_header(m, spec=_spec_of(m, spacing_mm_zyx=[3.0, 0.6, 0.5])), "contract was edited"),
     "impossible spec": (lambda m: _edit_header(m, spec=_spec_of(m, size_zyx=[float("nan")] * 3)), "impossible numbers"),
     "spec of another version": (lambda m: _edit_header(m, spec=_spec_of(m, version=2)), "version"),
-    "newer format": (lambda m: _edit_header(m, format=2), "newer than this version reads"),
+    "newer format": (lambda m: _edit_header(m, format=3), "newer than this version reads"),
+    "older format": (lambda m: _edit_header(m, format=1), "missing or unknown fields"),
     "no format": (lambda m: _edit_header(m, format=None), "missing or unknown fields"),
     "unknown field": (lambda m: _edit_header(m, more=1), "missing or unknown fields"),
     "unknown kind": (lambda m: _edit_header(m, kind="segmenter"), "none of"),
+    "unknown precision": (lambda m: _edit_header(m, precision="int8"), "none of"),
+    "fixed size off the stride": (
+        lambda m: _edit_header(m, stride_zyx=[2, 2, 2], size_zyx=[3, 2, 2]),
+        "no multiple of the stride",
+    ),
+    "data licences are a list": (lambda m: _edit_header(m, data_licenses=["CC"]), "not a table of names"),
     "bad stride": (lambda m: _edit_header(m, stride_zyx=[0, 1, 1]), "positive whole numbers"),
     "other kind": (lambda m: _edit_header(m, kind="encoder"), "inputs and outputs"),
     "header is no JSON": (lambda m: setattr(_entry(m, "prostate_mim"), "value", "{"), "not valid JSON"),
@@ -322,6 +264,6 @@ assert 0 < OnnxClassifier({str(classifier_file)!r}).predict(volume).probability 
 assert OnnxEncoder({str(encoder_file)!r}).embed(volume).ndim == 1
 assert not {{"torch", "monai", "onnxscript"}} & set(sys.modules), "torch was imported"
 """
-    root = Path(runtime.__file__).parents[2]
+    root = Path(session.__file__).parents[2]
     ran = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert (ran.returncode, ran.stderr) == (0, "")

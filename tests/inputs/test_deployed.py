@@ -17,7 +17,8 @@ from prostate_mim.classifier import LesionClassifier
 from prostate_mim.deploy.container import read_container, seal
 from prostate_mim.deploy.contract import Sample
 from prostate_mim.deploy.export import export_onnx
-from prostate_mim.deploy.session import OnnxClassifier, verify_onnx
+from prostate_mim.deploy.session import OnnxClassifier
+from prostate_mim.deploy.verify import verify_onnx
 from prostate_mim.encoder import PreMIM
 from prostate_mim.errors import IntegrityError, UsageError, VolumeError
 from prostate_mim.nets.stem import stem_convolutions

@@ -1,0 +1,82 @@
+"""A torch graph -> an ``onnx.ModelProto`` with weights inside, and nothing about the machine it was traced on."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prostate_mim.deploy.container import graphs
+from prostate_mim.deploy.contract import INPUT, OUTPUTS, Header
+from prostate_mim.deploy.samples import smooth
+from prostate_mim.errors import BackendError
+
+OPSET = 20
+_AXES = {0: "batch", 2: "depth", 3: "height", 4: "width"}
+
+
+def trace(graph: nn.Module, header: Header, path: Path) -> Any:
+    """The graph as an ``onnx.ModelProto``; of a file for one size, only the batch is dynamic.
+
+    Args:
+        path: of the file to be, for messages.
+
+    Raises:
+        BackendError: torch cannot trace it.
+    """
+    (z, y, x), channels = header.stride_zyx, len(header.spec.channels)
+    axes = _AXES if header.size_zyx is None else {0: "batch"}
+    # Sizes that differ on every axis, and none of them 1: torch.export would take a 1 for a constant.
+    example = torch.from_numpy(smooth((2, channels, *(header.size_zyx or (2 * z, 4 * y, 3 * x)))))
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                graph,
+                (example,),
+                dynamo=True,
+                external_data=False,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=list(OUTPUTS[header.kind]),
+                dynamic_shapes={INPUT: {axis: torch.export.Dim(name) for axis, name in axes.items()}},
+                verbose=False,
+            )
+            assert program is not None  # noqa: S101 - dynamo=True always returns one
+            traced = program.model_proto
+    except Exception as error:  # the exporter wraps whatever torch.export raised
+        reason = " ".join(str(error).split())[:300]
+        raise BackendError(f"{path}: torch cannot export this model ({reason}); try another torch") from error
+    return _anonymous(traced)
+
+
+def _anonymous(model: Any) -> Any:
+    """Drop debug notes: torch's exporter records, for every node, source paths of the machine it ran on."""
+    for graph in graphs(model.graph):
+        del graph.metadata_props[:]
+        del graph.value_info[:]
+        graph.doc_string = ""
+        for item in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+            del item.metadata_props[:]
+            item.doc_string = ""
+    model.doc_string = ""
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's notes about torchvision and about its own deprecations."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
