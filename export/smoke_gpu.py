@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     try:
         container = read_container(argv[0])
         runtime = open_runtime(container, "cuda", argv[0])
-        difference = container.golden.difference(runtime.run(container.golden.voxels))
+        difference = container.golden.difference(runtime.run(container.golden.voxels, **container.golden.place))
     except ProstateMimError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -251,14 +251,16 @@ class PreMIM(nn.Module):
         """SHA-256 of the ``model.safetensors`` that these weights are, or would be saved as in float32."""
         return weights_digest(self.encoder, self.load_report)
 
-    def export_onnx(self, path: str | Path, *, half: bool = False, static_zyx: Size | None = None) -> Path:
+    def export_onnx(
+        self, path: str | Path, *, half: bool = False, static_zyx: Size | None = None, full_graph: bool = False
+    ) -> Path:
         """Write a verified, self-contained ONNX file; see ``prostate_mim.deploy.export.export_onnx``."""
         if self.encoder.in_channels != len(self.spec.channels):
             raise UsageError(
                 f"{self.name} takes {self.encoder.in_channels} channels, and its spec can prepare "
                 f"{len(self.spec.channels)}; an exported file must hold its whole preprocessing"
             )
-        return export_onnx(self, path, half=half, static_zyx=static_zyx)
+        return export_onnx(self, path, half=half, static_zyx=static_zyx, full_graph=full_graph)
 
 
 def _in_chans(details: Mapping[str, Any], spec: InputSpec) -> int:

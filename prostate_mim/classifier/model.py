@@ -231,9 +231,11 @@ class LesionClassifier(nn.Module):
         """SHA-256 of the ``model.safetensors`` that these weights are, or would be saved as in float32."""
         return weights_digest(Parts(self, self._complete), self.load_report)
 
-    def export_onnx(self, path: str | Path, *, half: bool = False, static_zyx: Size | None = None) -> Path:
+    def export_onnx(
+        self, path: str | Path, *, half: bool = False, static_zyx: Size | None = None, full_graph: bool = False
+    ) -> Path:
         """Write a verified, self-contained ONNX file; see ``prostate_mim.deploy.export.export_onnx``."""
-        return export_onnx(self, path, half=half, static_zyx=static_zyx)
+        return export_onnx(self, path, half=half, static_zyx=static_zyx, full_graph=full_graph)
 
 
 def flipped(model: nn.Module, batch: Tensor) -> Tensor:

@@ -30,6 +30,9 @@ def export(
     out: Annotated[Path | None, typer.Option("--out", help="ONNX file to write; NAME.onnx here if left out.")] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Weights and activations in float16, for GPUs.")] = False,
     static: Annotated[str, typer.Option(help="One crop size only, voxels 'D,H,W', for CUDA graphs.")] = "",
+    full_graph: Annotated[
+        bool, typer.Option("--full-graph", help="Resampling to z-score too: study, affine and positions go in.")
+    ] = False,
     encoder: Annotated[bool, typer.Option("--encoder", help="Of a classifier, its encoder.")] = False,
     classifier: Annotated[bool, typer.Option("--classifier", help="Refuse what is no classifier.")] = False,
     as_json: options.Json = False,
@@ -46,10 +49,12 @@ def export(
         raise UsageError(f"--out is the file of --onnx; {option} names its own place, leave --out away")
     if (fp16 or static) and option not in _OF_ONNX:
         raise UsageError(f"--fp16 and --static are of {' and '.join(_OF_ONNX)}; {option} has no such form")
+    if full_graph and (option != "--onnx" or static):
+        raise UsageError("--full-graph is of --onnx, for studies of every size; leave --static and other formats away")
     size = whole_numbers(static, "--static") if static else None
     loaded = _part(load_model(model), encoder, classifier)
     if option == "--onnx":
-        path = loaded.export_onnx(out or Path(f"{loaded.name}.onnx"), half=fp16, static_zyx=size)
+        path = loaded.export_onnx(out or Path(f"{loaded.name}.onnx"), half=fp16, static_zyx=size, full_graph=full_graph)
     elif option == "--triton":
         from prostate_mim.deploy.triton import write_triton
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prostate_mim.deploy.contract import EXPORT_AGAIN, GOLDEN_KEY, HEADER_KEY, INPUT, OUTPUTS, Header, Sample
+from prostate_mim.deploy.contract import EXPORT_AGAIN, GOLDEN_KEY, HEADER_KEY, OUTPUTS, Header, Sample
 from prostate_mim.deploy.wire import Message, parse
 from prostate_mim.errors import IntegrityError, NotFoundError
 
@@ -73,9 +73,9 @@ def read_container(path: str | Path) -> Container:
         model = parse(data)
         texts = _metadata(model)
         header = Header.from_json(texts[HEADER_KEY])
-        _check_graph(model, header.kind)
+        _check_graph(model, header)
         _check_digest(data, texts[_DIGEST_KEY])
-        return Container(data, header, Sample.from_json(texts[GOLDEN_KEY], header.kind, len(header.spec.channels)))
+        return Container(data, header, Sample.from_json(texts[GOLDEN_KEY], header))
     except IntegrityError as error:
         raise IntegrityError(f"{path}: {error}") from error
 
@@ -109,7 +109,7 @@ def _metadata(model: Message) -> dict[str, str]:
     return texts
 
 
-def _check_graph(model: Message, kind: str) -> None:
+def _check_graph(model: Message, header: Header) -> None:
     """Only standard operators, all weights inside, no choice of devices, and the expected inputs and outputs."""
     for part in model.walk():
         if part.kind in _FOREIGN or (part.kind in _OF_OPERATORS and part.text("domain") not in ("", "ai.onnx")):
@@ -122,8 +122,10 @@ def _check_graph(model: Message, kind: str) -> None:
                 f"{EXPORT_AGAIN}"
             )
     found = [[item.text("name") for graph in model.all("graph") for item in graph.all(end)] for end in _ENDS]
-    if found != [[INPUT], list(OUTPUTS[kind])]:
-        raise IntegrityError(f"inputs and outputs {found} are not those of a prostate-mim {kind}; {EXPORT_AGAIN}")
+    if found != [list(header.inputs), list(OUTPUTS[header.kind])]:
+        raise IntegrityError(
+            f"inputs and outputs {found} are not those of a prostate-mim {header.kind}; {EXPORT_AGAIN}"
+        )  # fmt: skip
 
 
 def _check_digest(data: bytes, digest: str) -> None:

@@ -7,7 +7,7 @@ import binascii
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ FloatArray = npt.NDArray[np.float32]
 
 FORMAT = 2  # 1: no terms, no digest of the weights, no precision, no fixed size
 INPUT = "voxels"
+PLACE = ("affine", "position_mm_lps")
+"""Further inputs of a file that holds the whole pipeline: (4, 4) and (N, 3) float64."""
 OUTPUTS = {"classifier": ("logit", "probability"), "encoder": ("embedding", "features")}
 HEADER_KEY, GOLDEN_KEY = "prostate_mim", "golden"
 EXPORT_AGAIN = "export it again with this version of prostate-mim"
@@ -27,7 +29,7 @@ PRECISIONS = ("float32", "float16")
 
 _HEADER_KEYS = {
     "format", "kind", "name", "revision", "weights_sha256", "license", "data_licenses", "spec", "spec_fingerprint",
-    "stride_zyx", "size_zyx", "precision", "library_version",
+    "stride_zyx", "size_zyx", "precision", "full_graph", "library_version",
 }  # fmt: skip
 _TEXTS = ("kind", "name", "revision", "weights_sha256", "license", "spec_fingerprint", "precision", "library_version")
 
@@ -46,6 +48,7 @@ class Header:
         stride_zyx: input sizes must be multiples of it (voxels).
         size_zyx: the only input size (voxels), of a file for one size; None where every size is taken.
         precision: of weights and activations, ``float32`` or ``float16``; input and outputs are float32.
+        full_graph: its input is a study, and resampling, cropping and z-scoring are in the graph; else crops.
         library_version: of the prostate-mim that wrote the file.
     """
 
@@ -59,7 +62,13 @@ class Header:
     stride_zyx: tuple[int, int, int]
     size_zyx: tuple[int, int, int] | None
     precision: str
+    full_graph: bool
     library_version: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Of the graph, by name."""
+        return (INPUT, *PLACE) if self.full_graph else (INPUT,)
 
     def to_json(self) -> str:
         """The ``prostate_mim`` entry."""
@@ -76,6 +85,7 @@ class Header:
             "stride_zyx": list(self.stride_zyx),
             "size_zyx": None if self.size_zyx is None else list(self.size_zyx),
             "precision": self.precision,
+            "full_graph": self.full_graph,
             "library_version": self.library_version,
         }
         return json.dumps(values, sort_keys=True)
@@ -96,6 +106,8 @@ class Header:
         for key, allowed in (("kind", tuple(OUTPUTS)), ("precision", PRECISIONS)):
             if values[key] not in allowed:
                 raise IntegrityError(f"{key} {values[key][:40]!r} is none of {', '.join(allowed)}; {EXPORT_AGAIN}")
+        if type(values["full_graph"]) is not bool:
+            raise IntegrityError(f"full_graph is neither true nor false; {EXPORT_AGAIN}")
         data = values["data_licenses"]
         if not isinstance(data, dict) or not all(isinstance(said, str) for said in data.values()):
             raise IntegrityError(f"data_licenses is not a table of names and licences; {EXPORT_AGAIN}")
@@ -105,7 +117,7 @@ class Header:
             raise IntegrityError(f"size_zyx {size} is no multiple of the stride {stride}; {EXPORT_AGAIN}")
         return cls(
             values["kind"], values["name"], values["revision"], values["weights_sha256"], values["license"], data,
-            _spec(values), stride, size, values["precision"], values["library_version"],
+            _spec(values), stride, size, values["precision"], values["full_graph"], values["library_version"],
         )  # fmt: skip
 
 
@@ -132,12 +144,15 @@ class Sample:
     """An input and what the model gives for it.
 
     Attributes:
-        voxels: (N, C, D, H, W) float32, exactly representable in float16 where it is stored.
+        voxels: (N, C, D, H, W) float32, or (z, y, x) of a whole study; exactly representable in float16 where it is
+            stored.
         outputs: by name of the graph's output, float32.
+        place: of a whole study, the inputs of ``PLACE`` by name, float64.
     """
 
     voxels: FloatArray
     outputs: Mapping[str, FloatArray]
+    place: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
 
     def difference(self, found: Mapping[str, FloatArray]) -> float:
         """Largest absolute difference over all outputs, in units of max(1, largest absolute expected value).
@@ -158,25 +173,33 @@ class Sample:
     def to_json(self) -> str:
         """The ``golden`` entry."""
         outputs = {name: _packed(value, "<f4") for name, value in self.outputs.items()}
-        return json.dumps({"input": _packed(self.voxels, "<f2"), "outputs": outputs}, sort_keys=True)
+        place = {name: _packed(value, "<f8") for name, value in self.place.items()}
+        return json.dumps({"input": _packed(self.voxels, "<f2"), "outputs": outputs, "place": place}, sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str, kind: str, channels: int = 1) -> Sample:
+    def from_json(cls, text: str, header: Header) -> Sample:
         """Read the closed schema.
 
         Raises:
-            IntegrityError: not exactly what ``to_json`` writes for this kind and number of channels.
+            IntegrityError: not exactly what ``to_json`` writes for a file with this header.
         """
         values = _json_object(text, GOLDEN_KEY)
-        outputs = values.get("outputs")
-        if set(values) != {"input", "outputs"} or not isinstance(outputs, dict) or set(outputs) != set(OUTPUTS[kind]):
+        outputs, place = values.get("outputs"), values.get("place")
+        asked = {"outputs": (outputs, OUTPUTS[header.kind]), "place": (place, header.inputs[1:])}
+        known = all(isinstance(found, dict) and set(found) == set(names) for found, names in asked.values())
+        if set(values) != {"input", *asked} or not known:
             raise IntegrityError(f"metadata {GOLDEN_KEY!r} has missing or unknown fields; {EXPORT_AGAIN}")
-        voxels = _unpacked(values["input"], "<f2")
-        if voxels.ndim != 5:
-            raise IntegrityError(f"golden input has {voxels.ndim} axes, expected 5 (N, C, D, H, W); {EXPORT_AGAIN}")
-        if voxels.shape[1] != channels:
+        voxels = _unpacked(values["input"], "<f2").astype(np.float32)
+        axes, channels = 3 if header.full_graph else 5, len(header.spec.channels)
+        if voxels.ndim != axes:
+            raise IntegrityError(f"golden input has {voxels.ndim} axes, expected {axes}; {EXPORT_AGAIN}")
+        if not header.full_graph and voxels.shape[1] != channels:
             raise IntegrityError(f"golden input has {voxels.shape[1]} channels, expected {channels}; {EXPORT_AGAIN}")
-        return cls(voxels, {name: _unpacked(value, "<f4") for name, value in outputs.items()})
+        found = {name: _unpacked(value, "<f4").astype(np.float32) for name, value in (outputs or {}).items()}
+        placed = {name: _unpacked(value, "<f8").astype(np.float64) for name, value in (place or {}).items()}
+        if placed and (placed["affine"].shape != (4, 4) or placed["position_mm_lps"].shape[1:] != (3,)):
+            raise IntegrityError(f"golden place is not (4, 4) and (N, 3); {EXPORT_AGAIN}")
+        return cls(voxels, found, placed)
 
 
 def _json_object(text: str, name: str) -> dict[str, Any]:
@@ -196,17 +219,17 @@ def _positive_integers(values: Any, name: str, count: int) -> list[int]:
     return list(values)
 
 
-def _packed(values: FloatArray, dtype: str) -> dict[str, Any]:
+def _packed(values: npt.NDArray[Any], dtype: str) -> dict[str, Any]:
     raw = np.ascontiguousarray(values.astype(dtype))
     return {"shape": list(values.shape), "data": base64.b64encode(raw.tobytes()).decode()}
 
 
-def _unpacked(packed: Any, dtype: str) -> FloatArray:
+def _unpacked(packed: Any, dtype: str) -> npt.NDArray[Any]:
     if not isinstance(packed, dict) or set(packed) != {"shape", "data"} or not isinstance(packed["shape"], list):
         raise IntegrityError(f"metadata {GOLDEN_KEY!r} holds something that is no array; {EXPORT_AGAIN}")
     shape = _positive_integers(packed["shape"], "golden shape", len(packed["shape"]))
     try:
         raw = base64.b64decode(packed["data"], validate=True)
-        return np.frombuffer(raw, dtype).reshape(shape).astype(np.float32)
+        return np.frombuffer(raw, dtype).reshape(shape)
     except (TypeError, ValueError, binascii.Error) as error:
         raise IntegrityError(f"metadata {GOLDEN_KEY!r} holds a damaged array; {EXPORT_AGAIN}") from error

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,13 +15,16 @@ from prostate_mim._version import __version__
 from prostate_mim.deploy.container import read_container, seal
 from prostate_mim.deploy.contract import OUTPUTS, FloatArray, Header, Sample
 from prostate_mim.deploy.graph import HalfGraph, for_engines, graph_of
+from prostate_mim.deploy.pipeline import StudyGraph
 from prostate_mim.deploy.runtime import open_runtime
-from prostate_mim.deploy.samples import phantom_inputs, smooth
+from prostate_mim.deploy.samples import Point, phantom_inputs, phantom_studies, smooth, smooth_study
 from prostate_mim.deploy.trace import trace
 from prostate_mim.errors import UsageError, VerificationError
 from prostate_mim.files import atomic_path
 from prostate_mim.hub.registry import terms_of
-from prostate_mim.spec import InputSpec
+from prostate_mim.preprocess import prepare_input
+from prostate_mim.spec import SINGLE_SLICE, InputSpec
+from prostate_mim.volume import Volume
 
 TOLERANCE = {"float32": 1e-5, "float16": 5e-3}
 """Largest difference from torch in float32 that an exported file may have on the CPU, by its precision."""
@@ -46,6 +52,7 @@ def export_onnx(
     *,
     half: bool = False,
     static_zyx: Size | None = None,
+    full_graph: bool = False,
     tolerance: float | None = None,
     sample: Tensor | None = None,
 ) -> Path:
@@ -67,6 +74,9 @@ def export_onnx(
         half: weights and activations in float16, for GPUs; input and outputs stay float32.
         static_zyx: crops of this size only (voxels), for engines that plan for one size; it replaces that of the spec.
             The batch stays dynamic.
+        full_graph: the whole pipeline: ``voxels`` are a study (z, y, x), beside them ``affine`` (4, 4) and
+            ``position_mm_lps`` (batch, 3), float64, and outputs are NaN where ``preprocess`` refuses. For specs without
+            masks; compared with ``preprocess`` and torch, on whole phantoms.
         tolerance: largest absolute difference allowed, in units of max(1, largest expected value) of an output;
             ``TOLERANCE`` of the precision if None.
         sample: golden input (1, C, D, H, W), exactly representable in float16; a smooth synthetic one if None.
@@ -83,18 +93,22 @@ def export_onnx(
     final = Path(path)
     if final.suffix != ".onnx" or final.is_dir():
         raise UsageError(f"{final}: an exported model is a file named *.onnx; choose such a name")
-    header = _describe(model, half, static_zyx)
+    if full_graph and (static_zyx is not None or sample is not None):
+        raise UsageError(f"{final}: a file that takes studies has no fixed size and a golden sample of its own")
+    header = _describe(model, half, static_zyx, full_graph)
     graph = graph_of(model, header.kind)
-    golden = _golden_voxels(header, sample, final)
-    engine_form = for_engines(graph)
+    golden = _expected_of_study(graph, header, *_golden_study()) if full_graph else _expected(
+        graph, header, _golden_voxels(header, sample, final)
+    )  # fmt: skip
+    engine_form = HalfGraph(for_engines(graph)) if half else for_engines(graph)
     with atomic_path(final) as temporary:  # first, so that a path that cannot be written costs no tracing
-        traced = trace(HalfGraph(engine_form) if half else engine_form, header, final)
-        temporary.write_bytes(seal(traced, header, _expected(graph, header, golden)))
+        traced = trace(StudyGraph(engine_form, header.spec) if full_graph else engine_form, header, final)
+        temporary.write_bytes(seal(traced, header, golden))
         _verify(temporary, graph, header, TOLERANCE[header.precision] if tolerance is None else tolerance, final)
     return final
 
 
-def _describe(model: nn.Module, half: bool, size: Size | None) -> Header:
+def _describe(model: nn.Module, half: bool, size: Size | None, full_graph: bool) -> Header:
     """The header of the file to be."""
     parts = [part for part in ("head", "pool") if hasattr(model, part)]
     if not isinstance(getattr(model, "spec", None), InputSpec) or not parts:
@@ -105,12 +119,15 @@ def _describe(model: nn.Module, half: bool, size: Size | None) -> Header:
     if size is not None and any(n <= 0 or n % s for n, s in zip(size, stride, strict=True)):
         raise UsageError(f"a fixed size of {size} voxels is no multiple of the stride {stride} of {described.name}")
     spec = described.spec if size is None else described.spec.with_size(size)
+    if full_graph and (spec.masks or spec.single_slice != SINGLE_SLICE[0]):
+        raise UsageError(f"{described.name}: masks and repeated single slices are prepared outside of a graph; leave "
+                         "the full graph away")  # fmt: skip
     digest = described.weights_sha256()
     license, data = terms_of(described.name, digest, kind)
     return Header(
         kind=kind, name=described.name, revision=described.revision, weights_sha256=digest, license=license,
         data_licenses=data, spec=spec, stride_zyx=stride, size_zyx=size,
-        precision="float16" if half else "float32", library_version=__version__,
+        precision="float16" if half else "float32", full_graph=full_graph, library_version=__version__,
     )  # fmt: skip
 
 
@@ -136,6 +153,31 @@ def _expected(graph: nn.Module, header: Header, voxels: FloatArray) -> Sample:
     return Sample(voxels, dict(zip(OUTPUTS[header.kind], outputs, strict=True)))
 
 
+def _golden_study() -> tuple[Volume, list[Point]]:
+    volume = smooth_study()
+    x, y, z = (float(v) for v in volume.centre_mm_lps)
+    return volume, [(x, y, z), (x + 4.0, y - 3.0, z + 2.0)]
+
+
+def _expected_of_study(graph: nn.Module, header: Header, volume: Volume, positions: list[Point]) -> Sample:
+    """What ``preprocess`` and torch give for lesions of a study."""
+    crops = np.stack([prepare_input(volume, header.spec, position) for position in positions])
+    place = {"affine": volume.geometry.affine, "position_mm_lps": np.asarray(positions, np.float64)}
+    return Sample(volume.voxels.astype(np.float32), _expected(graph, header, crops).outputs, place)
+
+
+def _others(graph: nn.Module, header: Header) -> Iterator[Sample]:
+    """What is compared beside the golden sample: other sizes, and twelve phantoms."""
+    if header.full_graph:
+        for volume, position in phantom_studies():
+            yield _expected_of_study(graph, header, volume, [position])
+        return
+    (z, y, x), channels = header.stride_zyx, len(header.spec.channels)
+    batch = smooth((3, channels, *(header.size_zyx or (3 * z, 2 * y, 5 * x))))
+    for voxels in (batch, *phantom_inputs(header.spec)[:, None]):
+        yield _expected(graph, header, voxels)
+
+
 def _verify(written: Path, graph: nn.Module, header: Header, tolerance: float, path: Path) -> None:
     """Read the file back as deployment does, run it, and compare it with torch.
 
@@ -150,11 +192,8 @@ def _verify(written: Path, graph: nn.Module, header: Header, tolerance: float, p
     except Exception as error:  # ValidationError and InferenceError have no common base
         raise VerificationError(f"{path}: the exported graph is not valid ONNX ({str(error)[:200]!r})") from error
     runtime = open_runtime(container, "cpu", str(path))
-    (z, y, x), channels = header.stride_zyx, len(header.spec.channels)
-    batch = smooth((3, channels, *(header.size_zyx or (3 * z, 2 * y, 5 * x))))
-    others = (_expected(graph, header, voxels) for voxels in (batch, *phantom_inputs(header.spec)[:, None]))
-    for expected in (container.golden, *others):
-        difference = expected.difference(runtime.run(expected.voxels))
+    for expected in chain([container.golden], _others(graph, header)):
+        difference = expected.difference(runtime.run(expected.voxels, **expected.place))
         if not difference <= tolerance:
             raise VerificationError(
                 f"{path}: ONNX Runtime differs from torch by {difference:.2e} (allowed {tolerance:g}) for an input of "

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from prostate_mim.deploy.container import Container
 from prostate_mim.deploy.contract import INPUT, OUTPUTS, FloatArray
@@ -39,6 +40,8 @@ class OpenVino:
     """
 
     def __init__(self, container: Container, where: str, options: RuntimeOptions) -> None:
+        if container.header.full_graph:
+            raise BackendError(f"{where}: OpenVINO takes crops, and this file takes studies; use device 'cpu'")
         self._openvino = _import(where)
         self._core, self._data, self._file = self._openvino.Core(), container.data, where
         self._names = OUTPUTS[container.header.kind]
@@ -54,8 +57,8 @@ class OpenVino:
         channels = len(container.header.spec.channels)
         self._plan((1, channels, *container.header.spec.size_zyx))  # a model that it refuses is refused now
 
-    def run(self, voxels: FloatArray) -> dict[str, FloatArray]:
-        """(N, C, D, H, W) float32 -> every output by name, float32."""
+    def run(self, voxels: FloatArray, **place: npt.NDArray[np.float64]) -> dict[str, FloatArray]:
+        """(N, C, D, H, W) float32 -> every output by name, float32; there is no ``place`` of crops."""
         try:
             plan = self._plan(voxels.shape)
             return dict(zip(self._names, plan.run(np.ascontiguousarray(voxels)), strict=True))

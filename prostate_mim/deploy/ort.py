@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from prostate_mim.deploy.container import Container
 from prostate_mim.deploy.contract import INPUT, FloatArray
@@ -72,8 +73,8 @@ class OnnxRuntime:
             count = sum(self.convolutions.values())
             raise BackendError(f"{where}: {device} took none of the {count} convolutions (no cuDNN?); {INSTALL_GPU}")
 
-    def run(self, voxels: FloatArray) -> dict[str, FloatArray]:
-        """(N, C, D, H, W) float32 -> every output by name, float32.
+    def run(self, voxels: FloatArray, **place: npt.NDArray[np.float64]) -> dict[str, FloatArray]:
+        """(N, C, D, H, W) float32, or a study and its place -> every output by name, float32.
 
         Raises:
             ResourceError: out of memory.
@@ -82,7 +83,7 @@ class OnnxRuntime:
         try:
             if self._graph is not None and voxels.shape[1:] == self._fixed and len(voxels) == 1:
                 return self._graph.run(voxels)
-            found = self._session.run(self._names, {INPUT: voxels}, self._run_options())
+            found = self._session.run(self._names, {INPUT: voxels, **place}, self._run_options())
         except Exception as error:
             raise _explained(error, self._file, "run") from error
         return dict(zip(self._names, found, strict=True))

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from prostate_mim.deploy.container import Container
 from prostate_mim.deploy.contract import FloatArray, Header
 from prostate_mim.errors import BackendError, ResourceError, UsageError, VerificationError
@@ -56,8 +59,8 @@ class Runtime(Protocol):
     settings: Mapping[str, str]
     where: str
 
-    def run(self, voxels: FloatArray) -> dict[str, FloatArray]:
-        """(N, C, D, H, W) float32 -> every output by name, float32.
+    def run(self, voxels: FloatArray, **place: npt.NDArray[np.float64]) -> dict[str, FloatArray]:
+        """(N, C, D, H, W) float32, or a study (z, y, x) and the inputs of ``PLACE`` -> outputs by name, float32.
 
         Raises:
             ResourceError: out of memory.
@@ -101,6 +104,8 @@ def open_runtime(container: Container, device: str, where: str, options: Runtime
         from prostate_mim.deploy.openvino import OpenVino
 
         return OpenVino(container, where, options)
+    if device == "tensorrt" and container.header.full_graph:
+        raise BackendError(f"{where}: TensorRT takes crops, and this file takes studies; use device 'cuda'")
     from prostate_mim.deploy.ort import OnnxRuntime
 
     return OnnxRuntime(container, device, where, options)
@@ -118,16 +123,15 @@ def open_verified(container: Container, device: str, where: str, options: Runtim
     if device == "auto":
         return _first_that_works(container, where, options)
     runtime = open_runtime(container, device, where, options)
-    difference, allowed = container.golden.difference(runtime.run(container.golden.voxels)), tolerance(
-        container.header, device, options
-    )  # fmt: skip
+    golden, allowed = container.golden, tolerance(container.header, device, options)
+    difference = golden.difference(runtime.run(golden.voxels, **golden.place))
     if not difference <= allowed:
         raise VerificationError(
             f"{where}: {runtime.provider} differs from torch by {difference:.2e} on the golden sample (allowed "
             f"{allowed:g}); do not use it here, export it again or use another engine"
         )
     for count in options.warm_up:
-        runtime.run(warm_up_batch(container.header, count))
+        warm_up(runtime, container, count)
     return Opened(runtime, difference, "asked for")
 
 
@@ -137,11 +141,14 @@ def tolerance(header: Header, device: str, options: RuntimeOptions) -> float:
     return REPLAY_TOLERANCE["tf32" if rounded else header.precision]
 
 
-def warm_up_batch(header: Header, count: int) -> FloatArray:
-    """(count, C, D, H, W) of the spec's size: zeros, as only their shape matters."""
-    import numpy as np
-
-    return np.zeros((count, len(header.spec.channels), *header.spec.size_zyx), np.float32)
+def warm_up(runtime: Runtime, container: Container, count: int) -> None:
+    """Run a batch of crops once, or the golden study with as many lesions: only shapes matter."""
+    header, golden = container.header, container.golden
+    if header.full_graph:
+        positions = np.repeat(golden.place["position_mm_lps"][:1], count, 0)
+        runtime.run(golden.voxels, affine=golden.place["affine"], position_mm_lps=positions)
+    else:
+        runtime.run(np.zeros((count, len(header.spec.channels), *header.spec.size_zyx), np.float32))
 
 
 def _first_that_works(container: Container, where: str, options: RuntimeOptions) -> Opened:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from prostate_mim.deploy.container import read_container
-from prostate_mim.deploy.contract import INPUT, FloatArray
+from prostate_mim.deploy.contract import INPUT, OUTPUTS, FloatArray
 from prostate_mim.deploy.provenance import Prediction
 from prostate_mim.deploy.runtime import DEFAULTS, DEVICES, RuntimeOptions, open_verified
-from prostate_mim.errors import UsageError
+from prostate_mim.errors import BackendError, UsageError
 from prostate_mim.modality import check_modality
 from prostate_mim.preprocess import prepare_input
 from prostate_mim.volume import Volume
@@ -42,6 +42,7 @@ class _OnnxModel:
         spec: its input contract.
         stride_zyx: batches must have multiples of it (voxels).
         size_zyx: the only size (voxels) that a file for one size takes; else None.
+        full_graph: it takes studies; ``run`` and ``run_tensor``, which take crops, are refused then.
         device: what computes: ONNX Runtime's execution provider, e.g. ``CPUExecutionProvider``, or ``OpenVINO:CPU``.
         reason: why that: ``asked for``, or what ``auto`` found.
         settings: of the engine: version, threads, TF32, algorithm search.
@@ -65,7 +66,7 @@ class _OnnxModel:
         if header.kind != self._kind:
             raise UsageError(f"{path}: holds a model of kind {header.kind!r}; open it with {_CLASS_OF[header.kind]}")
         self.name, self.revision, self.spec = header.name, header.revision, header.spec
-        self.stride_zyx, self.size_zyx = header.stride_zyx, header.size_zyx
+        self.stride_zyx, self.size_zyx, self.full_graph = header.stride_zyx, header.size_zyx, header.full_graph
         opened = open_verified(container, device, str(path), options)
         self._runtime, self.replay_difference, self.reason = opened.runtime, opened.difference, opened.reason
         self.device, self.settings = self._runtime.provider, dict(self._runtime.settings)
@@ -104,7 +105,40 @@ class _OnnxModel:
         self._check(tuple(batch.shape), str(batch.dtype).removeprefix("torch."))
         return self._runtime.run_tensor(batch)
 
+    def _outputs(
+        self, volume: Volume, positions_mm_lps: Sequence[_Point | None], masks: _Masks | None
+    ) -> Iterator[dict[str, FloatArray]]:
+        """The graph's outputs for lesions of one study, up to ``BATCH`` at once.
+
+        Raises:
+            VolumeError: as ``prepare``, for the first position that is refused.
+        """
+        if not self.full_graph:
+            crops = [self.prepare(volume, position, masks) for position in positions_mm_lps]
+        for first in range(0, len(positions_mm_lps), BATCH):
+            asked = positions_mm_lps[first : first + BATCH]
+            if self.full_graph:
+                yield self._of_study(volume, asked)
+            else:
+                yield self.run(np.concatenate(crops[first : first + BATCH]))
+
+    def _of_study(self, volume: Volume, positions_mm_lps: Sequence[_Point | None]) -> dict[str, FloatArray]:
+        """What a graph with the whole pipeline gives; it says NaN of what ``prepare`` refuses."""
+        places = [volume.centre_mm_lps if place is None else place for place in positions_mm_lps]
+        outputs = self._runtime.run(
+            np.ascontiguousarray(volume.voxels, np.float32),
+            affine=volume.geometry.affine,
+            position_mm_lps=np.asarray(places, np.float64),
+        )
+        for place, value in zip(positions_mm_lps, outputs[OUTPUTS[self._kind][0]], strict=True):
+            if not np.isfinite(value).all():
+                self.prepare(volume, place)  # raises what is wrong with it
+                raise BackendError(f"{self.name}: {self.device} gave {value} for a lesion that is none to refuse")
+        return outputs
+
     def _check(self, shape: tuple[int, ...], dtype: str) -> None:
+        if self.full_graph:
+            raise UsageError(f"{self.name}: this file takes whole studies; use predict, predict_many or embed")
         channels = len(self.spec.channels)
         if len(shape) != 5 or shape[1] != channels or dtype != "float32" or shape[0] == 0:
             raise UsageError(f"{INPUT}: {dtype} {shape}, expected float32 (N, {channels}, D, H, W)")
@@ -161,11 +195,8 @@ class OnnxClassifier(_OnnxModel):
         Raises:
             VolumeError: as ``predict``, for the first position that is refused; nothing is computed then.
         """
-        crops = [self.prepare(volume, position, masks) for position in positions_mm_lps]
         flags = check_modality(volume, is_crop=volume.shape_zyx[0] == 1).flags
-        found: list[float] = []
-        for first in range(0, len(crops), BATCH):
-            found += self.run(np.concatenate(crops[first : first + BATCH]))["probability"].tolist()
+        found = [v for part in self._outputs(volume, positions_mm_lps, masks) for v in part["probability"].tolist()]
         return [
             Prediction(value, self.name, self.revision, self.spec.fingerprint, self.device, flags, self.reason)
             for value in found
@@ -183,5 +214,5 @@ class OnnxEncoder(_OnnxModel):
         Raises:
             VolumeError: as ``OnnxClassifier.predict``.
         """
-        vectors = self.run(self.prepare(volume, position_mm_lps, masks))["embedding"]
-        return np.asarray(vectors[0], np.float32)
+        (outputs,) = self._outputs(volume, [position_mm_lps], masks)
+        return np.asarray(outputs["embedding"][0], np.float32)

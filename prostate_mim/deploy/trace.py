@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prostate_mim.deploy.container import graphs
-from prostate_mim.deploy.contract import INPUT, OUTPUTS, Header
-from prostate_mim.deploy.samples import smooth
+from prostate_mim.deploy.contract import INPUT, OUTPUTS, PLACE, Header
+from prostate_mim.deploy.samples import smooth, smooth_study
 from prostate_mim.errors import BackendError
 
 OPSET = 20
@@ -30,21 +31,20 @@ def trace(graph: nn.Module, header: Header, path: Path) -> Any:
     Raises:
         BackendError: torch cannot trace it.
     """
-    (z, y, x), channels = header.stride_zyx, len(header.spec.channels)
-    axes = _AXES if header.size_zyx is None else {0: "batch"}
-    # Sizes that differ on every axis, and none of them 1: torch.export would take a 1 for a constant.
-    example = torch.from_numpy(smooth((2, channels, *(header.size_zyx or (2 * z, 4 * y, 3 * x)))))
+    example, axes = _of_studies() if header.full_graph else _of_crops(header)
     try:
         with _quiet():
             program = torch.onnx.export(
                 graph,
-                (example,),
+                example,
                 dynamo=True,
                 external_data=False,
                 opset_version=OPSET,
-                input_names=[INPUT],
+                input_names=list(header.inputs),
                 output_names=list(OUTPUTS[header.kind]),
-                dynamic_shapes={INPUT: {axis: torch.export.Dim(name) for axis, name in axes.items()}},
+                dynamic_shapes={
+                    key: {axis: torch.export.Dim(name) for axis, name in named.items()} for key, named in axes.items()
+                },
                 verbose=False,
             )
             assert program is not None  # noqa: S101 - dynamo=True always returns one
@@ -53,6 +53,22 @@ def trace(graph: nn.Module, header: Header, path: Path) -> Any:
         reason = " ".join(str(error).split())[:300]
         raise BackendError(f"{path}: torch cannot export this model ({reason}); try another torch") from error
     return _anonymous(traced)
+
+
+# Sizes that differ on every axis, and none of them 1: torch.export would take a 1 for a constant.
+
+
+def _of_crops(header: Header) -> tuple[tuple[Tensor, ...], dict[str, dict[int, str]]]:
+    (z, y, x), channels = header.stride_zyx, len(header.spec.channels)
+    example = torch.from_numpy(smooth((2, channels, *(header.size_zyx or (2 * z, 4 * y, 3 * x)))))
+    return (example,), {INPUT: _AXES if header.size_zyx is None else {0: "batch"}}
+
+
+def _of_studies() -> tuple[tuple[Tensor, ...], dict[str, dict[int, str]]]:
+    study = smooth_study()
+    positions = torch.from_numpy(np.stack([study.centre_mm_lps, study.centre_mm_lps + 1]))
+    example = torch.from_numpy(study.voxels), torch.from_numpy(study.geometry.affine), positions
+    return example, {INPUT: {0: "slices", 1: "rows", 2: "columns"}, PLACE[0]: {}, PLACE[1]: {0: "batch"}}
 
 
 def _anonymous(model: Any) -> Any:

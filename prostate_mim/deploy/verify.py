@@ -72,7 +72,7 @@ def _replay(container: Container, device: str, where: str) -> Replay:
     allowed = tolerance(container.header, device, DEFAULTS)
     try:
         runtime = open_runtime(container, device, where)
-        found = runtime.run(container.golden.voxels)
+        found = runtime.run(container.golden.voxels, **container.golden.place)
     except (BackendError, ResourceError) as error:
         return Replay(device, "", None, allowed, str(error).removeprefix(f"{where}: "))
     return Replay(device, runtime.provider, container.golden.difference(found), allowed)

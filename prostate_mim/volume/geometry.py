@@ -34,6 +34,13 @@ class Geometry:
         spacing = np.asarray(self.spacing_mm_zyx[::-1], float)
         return np.asarray(np.asarray(self.direction, float) * spacing[None, :])
 
+    @property
+    def affine(self) -> FloatArray:
+        """(4, 4): index (x, y, z, 1) -> position (x, y, z, 1) in mm, LPS."""
+        whole = np.eye(4)
+        whole[:3, :3], whole[:3, 3] = self._matrix, self.origin_mm_lps
+        return whole
+
     def index_to_position(self, index_zyx: npt.ArrayLike) -> FloatArray:
         """(..., 3) continuous voxel index (z, y, x) -> (..., 3) position (x, y, z) in mm, LPS."""
         index = np.asarray(index_zyx, float)[..., ::-1]

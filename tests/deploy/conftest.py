@@ -89,7 +89,7 @@ def tiny() -> onnx.ModelProto:
     logit = np.array([3 * voxels.mean()], np.float32)
     golden = Sample(voxels, {"logit": logit, "probability": 1 / (1 + np.exp(-logit))})
     header = Header(
-        "classifier", "tiny", "0123456789abcdef", "0" * 64, "unstated", {}, SPEC, (1, 1, 1), None, "float32", "0"
+        "classifier", "tiny", "0123456789abcdef", "0" * 64, "unstated", {}, SPEC, (1, 1, 1), None, "float32", False, "0"
     )
     model = onnx.load_model_from_string(container.seal(_tiny_model(), header, golden))
     return model
