@@ -7,7 +7,10 @@ python smoke_gpu.py classifier.onnx
 from __future__ import annotations
 
 import json
+import os
 import sys
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before ONNX Runtime is imported: it reports events of use
 
 
 def main(argv: list[str]) -> int:

@@ -21,6 +21,7 @@ LOG = "PROSTATE_MIM_TESTS_REFUSED"
 """Environment variable: the file that refusals are added to, one line each."""
 LOOPBACK_USERS = {
     "serving/": "a hub that is served, and real clients of it",
+    "deploy/test_service.py": "the kit's service and its clients, on 127.0.0.1",
     "doctor/test_mirror.py": "a hub that HF_ENDPOINT names, one that answers and several that do not, on 127.0.0.1",
     "hub/": "a hub that the tests themselves serve, on 127.0.0.1",
     "privacy/test_archive_identifiers.py": "Ray, as below",
