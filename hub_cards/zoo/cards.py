@@ -11,6 +11,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 from recipe import CARDS, FILE, Recipe, read_recipe
+from speed import speed_values
 
 from prostate_mim.formats.monai_state import DYNUNET
 from prostate_mim.hub.release import CARD, CONFIG
@@ -65,7 +66,7 @@ class Facts:
     """What a model's folder says, ready for the template."""
 
     def __init__(self, folder: Path) -> None:
-        self.name = folder.name
+        self.folder, self.name = folder, folder.name
         self.recipe: Recipe = read_recipe(self.name)
         self.recipe_text = (folder / FILE).read_text()
         self.results: dict[str, Any] = json.loads((folder / RESULTS).read_text())
@@ -122,6 +123,7 @@ class Facts:
             "lesions": lesion_counts(self.results["lesions"]),
             "failures": "\n".join(f"- {line}" for line in self.failures()),
             "bias": "\n".join(self.bias()),
+            **speed_values(self.folder),
             "cost": self.cost(),
             "cite": self.cite(),
         }  # fmt: skip

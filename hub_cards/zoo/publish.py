@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import make_registry
 from cards import CARD, CARDS, RESULTS, render
 from pictures import draw
+from speed import is_of, measure
 
 from prostate_mim.files import sha256_of, write_text
 from prostate_mim.hub.release import FILES, WEIGHTS, read_release, write_sums
@@ -35,6 +36,8 @@ def main() -> None:
     for name in given.name or sorted(path.parent.name for path in CARDS.glob(f"*/{RESULTS}")):
         if not given.card_only:
             take_over(name, given.work)
+        if not is_of(CARDS / name, sha256_of(CARDS / name / WEIGHTS)):
+            measure(CARDS / name)
         write_card(name)
     make_registry.main()
     check_sizes()

@@ -75,7 +75,7 @@ def run_bench(
             expected = networks[EAGER](voxels)
             differences = {key: float(np.abs(run(voxels) - expected).max()) for key, run in networks.items()}
             peaks = {
-                one.name: peak_memory_mb(one.name, folder / one.file, one.device, used, voxels)
+                one.name: peak_memory_mb(one.name, folder / one.file, one.device, used, voxels.shape)
                 for one in ENGINES
                 if memory and one.name in networks
             }

@@ -52,7 +52,7 @@ def intensity_measures(volume: Volume) -> dict[str, float]:
     """
     voxels = volume.voxels
     sample = _sample(voxels)
-    low, quarter, median, three, high = (float(p) for p in np.percentile(sample, (1, 25, 50, 75, 99)))
+    low, quarter, median, three, high = _percentiles(sample, (1, 25, 50, 75, 99))
     centred = sample - sample.mean()
     deviation = float(np.sqrt(np.mean(centred * centred)))
     middle = (sample > 0.15 * high) & (sample < 0.45 * high)
@@ -82,11 +82,8 @@ def sharpness_measures(volume: Volume) -> dict[str, float]:
         return {"sharpness": math.nan, "repeated": math.nan}
     first = max(0, (depth - _SLICES) // 2)
     planes = volume.voxels[first : first + _SLICES].astype(np.float32)
-    near, far = (_difference(planes, lag, 1) + _difference(planes, lag, 2) for lag in (1, 2))
-    return {
-        "sharpness": near / far if far > 0 else math.nan,
-        "repeated": max(_equal(planes[:, :, 1:], planes[:, :, :-1]), _equal(planes[:, 1:], planes[:, :-1])),
-    }
+    (near, same), (far, _) = (_steps(planes, lag) for lag in (1, 2))
+    return {"sharpness": near / far if far > 0 else math.nan, "repeated": same}
 
 
 def symmetry(volume: Volume) -> float:
@@ -101,7 +98,7 @@ def symmetry(volume: Volume) -> float:
     step_y, step_x = height // _BLOCKS, width // _BLOCKS
     rows, columns = height // step_y, width // step_x
     first, last = depth // 4, max(3 * depth // 4, depth // 4 + 1)
-    middle = volume.voxels[first:last, : rows * step_y, : columns * step_x].astype(np.float32).mean(0)
+    middle = volume.voxels[first:last, : rows * step_y, : columns * step_x].mean(0, dtype=np.float32)
     blocks = middle.reshape(rows, step_y, columns, step_x).mean((1, 3))
     blocks = np.sqrt(blocks - min(0.0, float(blocks.min())))
     return max(_mirrored(blocks, shift) for shift in range(-_SHIFT, _SHIFT + 1))
@@ -113,16 +110,25 @@ def _sample(voxels: npt.NDArray[np.generic]) -> FloatArray:
     return np.asarray(voxels[:, ::step, ::step], np.float64).ravel()
 
 
-def _difference(planes: npt.NDArray[np.float32], lag: int, axis: int) -> float:
-    later, earlier = (slice(lag, None), slice(None, -lag))
-    index = (slice(None), later) if axis == 1 else (slice(None), slice(None), later)
-    other = (slice(None), earlier) if axis == 1 else (slice(None), slice(None), earlier)
-    return float(np.mean((planes[index] - planes[other]) ** 2))
+def _percentiles(sample: FloatArray, shares: tuple[float, ...]) -> list[float]:
+    """As ``np.percentile``; of a whole sort, which for this many values is several times as fast."""
+    ordered = np.sort(sample)
+    place = np.asarray(shares) / 100 * (len(ordered) - 1)
+    below = place.astype(int)
+    first, second = ordered[below], ordered[np.minimum(below + 1, len(ordered) - 1)]
+    return [float(value) for value in first + (second - first) * (place - below)]
 
 
-def _equal(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> float:
-    filled = (first != 0) | (second != 0)
-    return float(np.mean((first == second)[filled])) if filled.any() else math.nan
+def _steps(planes: npt.NDArray[np.float32], lag: int) -> tuple[float, float]:
+    """Mean squared difference of pixels ``lag`` apart, columns and rows together; the larger share that is equal."""
+    squares, shares = 0.0, []
+    for one in (planes, planes.swapaxes(1, 2)):
+        later, earlier = one[:, lag:], one[:, :-lag]
+        gap = later - earlier
+        squares += float(np.mean(gap * gap))
+        equal, empty = int(np.count_nonzero(gap == 0)), int(np.count_nonzero((later == 0) & (earlier == 0)))
+        shares.append((equal - empty) / (gap.size - empty) if gap.size > empty else math.nan)
+    return squares, max(shares)
 
 
 def _mirrored(blocks: npt.NDArray[np.float32], shift: int) -> float:

@@ -25,6 +25,7 @@ LOOPBACK_USERS = {
     "doctor/test_mirror.py": "a hub that HF_ENDPOINT names, one that answers and several that do not, on 127.0.0.1",
     "hub/": "a hub that the tests themselves serve, on 127.0.0.1",
     "privacy/test_archive_identifiers.py": "Ray, as below",
+    "space/": "the page to try a classifier on, a browser, and a proxy that hears what leaves",
     "study/test_engine_ray.py": "Ray, as below",
     "archive/test_cluster.py": "Ray's processes find and talk to each other on 127.0.0.1",
     "engine/test_distributed.py": "torchrun's two processes meet on a port of 127.0.0.1",
