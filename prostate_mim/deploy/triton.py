@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +37,21 @@ def write_triton(model: nn.Module, folder: str | Path, *, half: bool = False, st
 
     Raises:
         UsageError: the model's folder exists already, or the repository cannot be written.
-        VerificationError, BackendError, ResourceError: as ``export_onnx``; the configuration comes last, so that
-            Triton loads nothing half-written.
+        VerificationError, BackendError, ResourceError: as ``export_onnx``; nothing is left of the model's folder.
     """
     name = re.sub(r"[^A-Za-z0-9_-]", "_", str(getattr(model, "name", "model")))
     place = Path(folder) / name
     if place.exists():
         raise UsageError(f"{place}: exists already; remove it, or choose another --triton folder")
     make_folder(place / "1")
-    path = export_onnx(model, place / "1" / "model.onnx", half=half, static_zyx=static_zyx)
-    container = read_container(path)
-    sizes = {key: list(value.shape[1:]) for key, value in container.golden.outputs.items()}
-    write_text(place / "config.pbtxt", config_text(name, container.header, sizes))
+    try:
+        path = export_onnx(model, place / "1" / "model.onnx", half=half, static_zyx=static_zyx)
+        container = read_container(path)
+        sizes = {key: list(value.shape[1:]) for key, value in container.golden.outputs.items()}
+        write_text(place / "config.pbtxt", config_text(name, container.header, sizes))
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
     return place
 
 
