@@ -37,7 +37,7 @@ def main() -> None:
         if not given.card_only:
             take_over(name, given.work)
         if not is_of(CARDS / name, sha256_of(CARDS / name / WEIGHTS)):
-            measure(CARDS / name)
+            measure(CARDS / name, None if given.card_only else given.work / name / "release")
         write_card(name)
     make_registry.main()
     check_sizes()

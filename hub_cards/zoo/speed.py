@@ -28,9 +28,9 @@ def main() -> None:
         measure(CARDS / name)
 
 
-def measure(folder: Path) -> None:
-    """Write the bench of a model's folder."""
-    model = PreMIM.from_pretrained(f"local-dir:{folder}")
+def measure(folder: Path, release: Path | None = None) -> None:
+    """Write the bench of a model's folder; of its release elsewhere, while the folder has no card yet."""
+    model = PreMIM.from_pretrained(f"local-dir:{release or folder}")
     found = run_bench(model, rounds=ROUNDS)
     record = {WEIGHTS: model.weights_sha256(), "script": f"hub_cards/zoo/{Path(__file__).name}", **found.to_dict()}
     write_text(folder / BENCH, json.dumps(record, indent=2) + "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -44,6 +45,11 @@ class Served:
         return [path.name for path in self.temporary.rglob("*") if path.is_file() and path.stat().st_size]
 
 
+def _listen_to_ctrl_c() -> None:
+    """What a shell starts in the background ignores it, and so do its children: this very test run, perhaps."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @contextmanager
 def serving(folder: Path, *arguments: object) -> Iterator[Served]:
     """``app.py`` as a user starts it: loopback and nothing else, temporary files in one place. SIGTERM at the end.
@@ -56,7 +62,9 @@ def serving(folder: Path, *arguments: object) -> Iterator[Served]:
     environment = {**os.environ, LOOPBACK: "1", "PYTHONPATH": path, "TMPDIR": str(temporary)}
     command = [sys.executable, str(SPACE / "app.py"), *map(str, arguments), "--port", "0"]
     with log.open("wb") as stream:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stream, text=True, env=environment)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=stream, text=True, env=environment, preexec_fn=_listen_to_ctrl_c
+        )
     try:
         assert process.stdout is not None
         address = process.stdout.readline().strip()
