@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from prostate_mim.deploy.export import Size, export_onnx
+from prostate_mim.deploy.samples import smooth
 from prostate_mim.errors import IntegrityError, UsageError
 from prostate_mim.hub import Studies, open_release, write_release
 from prostate_mim.hub.card import make_card
@@ -292,10 +293,4 @@ def golden_input(stride_zyx: tuple[int, int, int], channels: int = 1) -> Tensor:
     The first channel is smooth and pseudo-random, the others, masks, are 0 and 1.
     """
     z, y, x = stride_zyx
-    rng = np.random.default_rng(20221229)
-    waves = rng.normal(size=(6, 3)) * (1.2, 0.15, 0.15)
-    grid = np.stack(np.meshgrid(np.arange(2 * z), np.arange(4 * y), np.arange(4 * x), indexing="ij"), -1)
-    sample = np.sin(grid @ waves.T + rng.uniform(0, 6, 6)).sum(-1) / np.sqrt(3)
-    image = torch.from_numpy(sample.astype(np.float16).astype(np.float32))
-    masks = [(torch.roll(image, number, 2) > 0).float() for number in range(1, channels)]
-    return torch.stack([image, *masks])[None]
+    return torch.from_numpy(smooth((1, channels, 2 * z, 4 * y, 4 * x)))

@@ -30,9 +30,10 @@ def bench(
     if out is not None:
         make_folder(out.parent)
     asked = whole_numbers(size, "--size") if size else None
+    loaded = load_model(model)
     with bar("measuring") as advance:
         found = run_bench(
-            load_model(model), batch=batch, size_zyx=asked, threads=threads, rounds=rounds, memory=memory,
+            loaded, batch=batch, size_zyx=asked, threads=threads, rounds=rounds, memory=memory,
             progress=advance,
         )  # fmt: skip
     if out is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -42,8 +43,8 @@ class OpenVino:
     def __init__(self, container: Container, where: str, options: RuntimeOptions) -> None:
         if container.header.full_graph:
             raise BackendError(f"{where}: OpenVINO takes crops, and this file takes studies; use device 'cpu'")
-        self._openvino = _import(where)
-        self._core, self._data, self._file = self._openvino.Core(), container.data, where
+        openvino = _import(where)
+        self._core, self._data, self._file = _core(), container.data, where
         self._names = OUTPUTS[container.header.kind]
         # Other precisions and several streams are the plugin's own choices on some machines; neither is wanted here.
         self._config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
@@ -52,7 +53,7 @@ class OpenVino:
         self._plans: OrderedDict[tuple[int, ...], _Plan] = OrderedDict()
         self._lock = threading.Lock()
         self.provider, self.where = PROVIDER, "cpu"
-        said = {"version": str(self._openvino.__version__), "threads": str(options.threads or "all")}
+        said = {"version": str(openvino.__version__), "threads": str(options.threads or "all")}
         self.settings: Mapping[str, str] = said
         channels = len(container.header.spec.channels)
         self._plan((1, channels, *container.header.spec.size_zyx))  # a model that it refuses is refused now
@@ -110,6 +111,16 @@ def _import(where: str) -> ModuleType:
         return import_openvino()
     except ImportError as error:
         raise BackendError(f"{where}: OpenVINO is not installed; {_INSTALL}") from error
+
+
+@functools.cache
+def _core() -> Any:
+    """One for the process, never closed.
+
+    Each makes a stack for the thread's signals, and gives back the one before it; two that are closed in the order in
+    which they were made leave the stack of a closed one, and the next Ctrl-C kills the process (OpenVINO 2026.4).
+    """
+    return import_openvino().Core()
 
 
 def _explained(error: Exception, where: str, verb: str) -> BackendError | ResourceError:

@@ -193,7 +193,7 @@ class OnnxClassifier(_OnnxModel):
             positions_mm_lps: (x, y, z) in mm of each lesion; None for the image centre.
 
         Raises:
-            VolumeError: as ``predict``, for the first position that is refused; nothing is computed then.
+            VolumeError: as ``predict``, for the first position that is refused.
         """
         flags = check_modality(volume, is_crop=volume.shape_zyx[0] == 1).flags
         found = [v for part in self._outputs(volume, positions_mm_lps, masks) for v in part["probability"].tolist()]

@@ -100,6 +100,21 @@ def test_openvino_reports_to_nobody(quiet: bool, classifier_file: Path, nothing_
 
 
 @needs_openvino
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGUSR1")
+def test_closed_models_leave_signals_alone(classifier_file: Path) -> None:
+    """Closed in the order in which they were opened; the next signal (Ctrl-C, SLURM's) is handled, and kills nobody."""
+    code = (
+        "import os, signal; from prostate_mim import OnnxClassifier;"
+        f"models = [OnnxClassifier({str(classifier_file)!r}, device='openvino') for _ in range(3)];"
+        "del models[0], models[0], models[0];"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('handled'));"
+        "os.kill(os.getpid(), signal.SIGUSR1)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "handled\n", "")
+
+
+@needs_openvino
 def test_auto_passes_over_an_engine_with_other_numbers(classifier_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from prostate_mim.deploy.openvino import OpenVino
 

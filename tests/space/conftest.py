@@ -16,6 +16,9 @@ sys.path.insert(0, str(SPACE))  # the kit is no package
 
 if TYPE_CHECKING:
     from space_browser import Browser
+    from space_interval import Heads
+
+    from prostate_mim.classifier import LesionClassifier
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +31,22 @@ def run(cohort: Path, small_encoder: Path, tmp_path_factory: pytest.TempPathFact
     out = tmp_path_factory.mktemp("space") / "run"
     finetune(LesionClassifier(PreMIM.from_pretrained(small_encoder)), cohort, out, FinetuneConfig(folds=2))
     return out
+
+
+@pytest.fixture(scope="module")
+def classifier(run: Path) -> LesionClassifier:
+    """The same, loaded."""
+    from prostate_mim.classifier import LesionClassifier
+
+    return LesionClassifier.from_pretrained(run)
+
+
+@pytest.fixture(scope="module")
+def heads(classifier: LesionClassifier, cohort: Path) -> Heads:
+    """Its head, refitted to resampled patients."""
+    from space_interval import bootstrap_heads
+
+    return bootstrap_heads(classifier, cohort)
 
 
 @pytest.fixture(scope="session")

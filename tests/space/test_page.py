@@ -13,7 +13,7 @@ from html_pages import needs_browser
 
 pytest.importorskip("gradio", reason="Gradio is not installed (extra: demo): the page is not clicked through")
 from space_browser import Browser, Page
-from space_interval import Heads, bootstrap_heads
+from space_interval import Heads
 from space_parts import Proxy, Served
 from space_studies import FIRST, PHANTOMS, make_phantom
 
@@ -31,16 +31,6 @@ _ELSEWHERE = (
     b"ElementDataFile = secret.raw\n"
 )
 HEATED = f"{DRAWN} && !!{_FRAME}.getElementById('opacity')"
-
-
-@pytest.fixture(scope="module")
-def classifier(run: Path) -> LesionClassifier:
-    return LesionClassifier.from_pretrained(run)
-
-
-@pytest.fixture(scope="module")
-def heads(classifier: LesionClassifier, cohort: Path) -> Heads:
-    return bootstrap_heads(classifier, cohort)
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +81,9 @@ def judge(page: Page) -> tuple[float, str]:
 
 
 def refusal(page: Page) -> str:
-    """The one line that says what went wrong."""
-    page.wait("!!document.querySelector('#said [role=alert]')")
+    """The one line that says what went wrong, when the clock of the work beside it is gone."""
+    line, alert = "document.querySelector('#said')", "document.querySelector('#said [role=alert]')"
+    page.wait(f"!!{alert} && {line}.innerText.trim() === {alert}.innerText.trim()")
     said = page.text("#said")
     assert len(said.splitlines()) == 1 and "Traceback" not in page.text("body")
     return said

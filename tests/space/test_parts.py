@@ -25,16 +25,6 @@ from prostate_mim.studies import open_all
 from prostate_mim.volume import Volume, write_volume
 
 
-@pytest.fixture(scope="module")
-def classifier(run: Path) -> LesionClassifier:
-    return LesionClassifier.from_pretrained(run)
-
-
-@pytest.fixture(scope="module")
-def heads(classifier: LesionClassifier, cohort: Path) -> Heads:
-    return bootstrap_heads(classifier, cohort)
-
-
 def features_of(model: LesionClassifier, volume: Volume, place: tuple[float, float, float]) -> npt.NDArray[np.float64]:
     with torch.inference_mode():
         return model.features(model.prepare(volume, place)).double().numpy()
