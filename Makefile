@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # torch comes first and pinned: nothing may pull the CUDA build in its place.
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test lint types check wheel bench bench-mim bench-loader bench-preprocess bench-ranks fuzz study weights clean
+.PHONY: help install demo test lint types check style wheel bench bench-mim bench-loader bench-preprocess bench-ranks fuzz study weights clean
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -33,6 +33,9 @@ types: $(STAMP)  ## mypy
 	$(BIN)/mypy
 
 check: lint types  ## lint and types
+
+style: $(STAMP)  ## count sizes, docstrings, types and tests of the package into CONTRIBUTING.md
+	$(BIN)/python tests/style/measure.py --write
 
 wheel: $(STAMP)  ## build dist/*.whl
 	$(BIN)/python -m build --wheel --no-isolation
