@@ -127,7 +127,7 @@ def _open(folder: Path, threads: int, voxels: FloatArray, gpu: bool) -> tuple[di
         except Exception as error:  # compilers fail in many ways, and none of them is the user's
             if not engine.name.startswith("torch"):
                 raise
-            notes[engine.name] = f"torch cannot ({' '.join(str(error).split())[:120]})"
+            notes[engine.name] = f"torch cannot: {' '.join(str(error).split())[:80]}"
     return networks, notes
 
 

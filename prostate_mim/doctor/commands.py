@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.machinery
 import os
 import shlex
 import shutil
@@ -62,7 +62,10 @@ def _pip() -> list[str]:
 
 def _uv() -> list[str] | None:
     """Environments that uv makes have no pip."""
-    return ["uv", "pip"] if importlib.util.find_spec("pip") is None and shutil.which("uv") else None
+    # importlib.util.find_spec would ask setuptools' hook, which takes the question for pip at work and gives up its
+    # own distutils: torch.compile then fails in this process (Python 3.11).
+    has_pip = importlib.machinery.PathFinder.find_spec("pip") is not None
+    return None if has_pip or not shutil.which("uv") else ["uv", "pip"]
 
 
 def _python_of_uv() -> list[str]:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -213,6 +214,16 @@ def test_model_of_the_probe() -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     onnx.checker.check_model(model)
     assert onnx.load_model_from_string(base64.b64decode(probe.DOUBLING)) == model
+
+
+def test_looking_for_pip_leaves_torchs_compiler_alone() -> None:
+    """The import hook of setuptools takes a search for pip for pip at work: then it, and torch.compile, cannot load."""
+    for look, works in (
+        ("from prostate_mim.doctor.commands import install; install('a')", True),
+        ("import importlib.util; importlib.util.find_spec('pip')", sys.version_info >= (3, 12)),
+    ):
+        ran = subprocess.run([sys.executable, "-c", f"{look}; import setuptools"], capture_output=True, check=False)
+        assert (ran.returncode == 0) == works, ran.stderr
 
 
 def test_words() -> None:
