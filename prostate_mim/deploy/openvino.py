@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PROVIDER = "OpenVINO:CPU"
 _SHAPES_KEPT = 4
+_ONE_AT_A_TIME = threading.Lock()
 _INSTALL = "pip install openvino, or use device 'cpu'"
 
 
@@ -113,13 +114,18 @@ def _import(where: str) -> ModuleType:
         raise BackendError(f"{where}: OpenVINO is not installed; {_INSTALL}") from error
 
 
-@functools.cache
 def _core() -> Any:
     """One for the process, never closed.
 
     Each makes a stack for the thread's signals, and gives back the one before it; two that are closed in the order in
     which they were made leave the stack of a closed one, and the next Ctrl-C kills the process (OpenVINO 2026.4).
     """
+    with _ONE_AT_A_TIME:  # functools.cache alone lets threads that come together each make one
+        return _made_core()
+
+
+@functools.cache
+def _made_core() -> Any:
     return import_openvino().Core()
 
 
