@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # torch comes first and pinned: nothing may pull the CUDA build in its place.
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test lint types check style wheel bench bench-mim bench-loader bench-preprocess bench-ranks fuzz study weights clean
+.PHONY: help install demo test lint types check style docs docs-figures release-check wheel bench bench-mim bench-loader bench-preprocess bench-ranks fuzz study weights clean
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -36,6 +36,17 @@ check: lint types  ## lint and types
 
 style: $(STAMP)  ## count sizes, docstrings, types and tests of the package into CONTRIBUTING.md
 	$(BIN)/python tests/style/measure.py --write
+
+docs: $(STAMP)  ## the site, docs/_build/html/index.html; warnings are errors, no network
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -d docs/_build/doctrees docs docs/_build/html
+	$(BIN)/python tests/docs/links.py docs/_build/html
+
+docs-figures: $(STAMP)  ## draw the figures of docs/concepts and fill the tables of docs/performance.md anew
+	$(BIN)/python docs/concepts/figures.py
+	$(BIN)/python docs/performance_tables.py --write
+
+release-check: $(STAMP)  ## is HEAD fit to be released? builds twice, fresh environments, audit, licences
+	$(BIN)/python tests/release/check.py --out dist
 
 wheel: $(STAMP)  ## build dist/*.whl
 	$(BIN)/python -m build --wheel --no-isolation
@@ -78,4 +89,4 @@ weights: $(STAMP)  ## train, score and publish one model of hub_cards/: make wei
 	$(BIN)/python hub_cards/zoo/publish.py $(NAME) --work $(WORK)
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) demo-out dist build *.egg-info
+	rm -rf $(VENV) demo-out dist build docs/_build docs/reference docs/repository *.egg-info

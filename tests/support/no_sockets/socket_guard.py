@@ -22,6 +22,9 @@ LOG = "PROSTATE_MIM_TESTS_REFUSED"
 LOOPBACK_USERS = {
     "serving/": "a hub that is served, and real clients of it",
     "deploy/test_service.py": "the kit's service and its clients, on 127.0.0.1",
+    "docs/test_blocks.py": "the hub and the service that pages start, and their clients, on 127.0.0.1",
+    "docs/test_notebooks.py": "the kit's service and its client, on 127.0.0.1",
+    "docs/test_recipe_hospital.py": "the kit's service and curl, on 127.0.0.1",
     "doctor/test_mirror.py": "a hub that HF_ENDPOINT names, one that answers and several that do not, on 127.0.0.1",
     "hub/": "a hub that the tests themselves serve, on 127.0.0.1",
     "privacy/test_archive_identifiers.py": "Ray, as below",

@@ -1,0 +1,126 @@
+"""docs/recipes/own-network.md, run on volumes of another organ: an unknown network is pretrained and given back."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from recipe_pages import RECIPES, Ran, RecipePage, smaller, working_in
+from torch import nn
+
+from prostate_mim.errors import UsageError
+from prostate_mim.masked import MaskContext, masked_twin
+from prostate_mim.nets import ARCHITECTURES
+from prostate_mim.volume import Geometry, Volume, write_volume
+
+# What is smaller than in own-network.toml, so that it takes seconds on a CPU; nothing else differs.
+SMALLER_CONFIG = {
+    "region_zyx = [32, 96, 96]": "region_zyx = [24, 64, 64]", "jitter_zyx = [4, 24, 24]": "jitter_zyx = [4, 8, 8]",
+    "size_zyx = [24, 64, 64]": "size_zyx = [16, 32, 32]", "steps = 5000": "steps = 6", "batch = 16": "batch = 4",
+    "warmup = 250": "warmup = 1", "workers = 2": "workers = 0", "health_every = 250": "health_every = 3",
+    "studies = 8": "studies = 2\nwindows = 2",
+}  # fmt: skip
+
+Made = tuple[RecipePage, dict[str, Ran]]
+
+
+def write_organs(folder: Path, count: int = 6) -> None:
+    """Volumes of two ellipsoids in noise, axial, 2.5 x 1.2 x 1.2 mm: nothing of a prostate."""
+    z, y, x = (np.arange(size) - size / 2 for size in (24, 56, 56))
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        voxels = rng.normal(100, 10, (24, 56, 56))
+        for side in (-1, 1):
+            away = (z[:, None, None] / 8) ** 2 + (y[:, None] / 12) ** 2 + ((x - side * 12) / 7) ** 2
+            voxels += np.where(away < 1, rng.uniform(150, 250), 0)
+        place = folder / f"patient{number}"
+        place.mkdir(parents=True)
+        volume = Volume(voxels.astype(np.int16), Geometry((2.5, 1.2, 1.2), (-33.0, -33.0, -30.0)))
+        write_volume(volume, place / "scan.nii.gz")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+    """The page, run; what became of its lines, by their first words."""
+    folder, known = tmp_path_factory.mktemp("organ"), dict(ARCHITECTURES)
+    write_organs(folder / "organ")
+    shutil.copy(RECIPES / "own_network.py", folder)
+    smaller(RECIPES / "own-network.toml", folder / "own-network.toml", SMALLER_CONFIG)
+    page = RecipePage("own-network", folder, names={"Tensor": torch.Tensor})
+    yield page, {" ".join(one.text.split()[:3]): one for one in page.run()}
+    ARCHITECTURES.clear()
+    ARCHITECTURES.update(known)
+
+
+def test_the_run_says_what_it_hides(made: Made) -> None:
+    """The first line is the page's, but for the smaller crop; the health report has pictures and no panel of glands."""
+    page, ran = made
+    said = ran["python own_network.py organ.csv"].err
+    (on_page,) = re.findall(r"`(block 16x8x8 mm asked, .* = 8x8x8 voxels), 3x8x8 blocks`", page.text)
+    assert f"{on_page}, 2x4x4 blocks" in said
+    report = (page.folder / "runs/organ/report.html").read_text()
+    assert "Error on hidden tissue" in report and "interpolation" in report
+    assert "gland probe" not in report
+    lines = [json.loads(line) for line in (page.folder / "runs/organ/metrics.jsonl").read_text().splitlines()]
+    assert {"health/error", "health/rank", "health/interpolation"} <= {key for line in lines for key in line}
+
+
+def test_weights_are_back_in_the_users_network(made: Made) -> None:
+    """All of them, moved by training; the head, which has no part in it, is a fresh one. The network computes."""
+    page, _ = made
+    network, fresh = page.names["network"], page.names["OrganNet"]()
+    assert set(page.names["weights"]) == {f"network.{name}" for name in fresh.state_dict()}
+    logits = network(torch.randn(2, 1, 8, 16, 16))
+    assert logits.shape == (2, 2) and logits.isfinite().all()
+    norm = network.middle[1]
+    assert not torch.equal(norm.running_mean, torch.zeros_like(norm.running_mean))
+    assert not torch.equal(norm.weight, torch.ones_like(norm.weight))  # as it begins
+    assert network.head.weight.abs().max() <= 1 / 8  # torch's first draw: nothing has trained it
+
+
+def test_hidden_voxels_reach_nothing_of_it(made: Made) -> None:
+    """The converter's promise, for this network: NaN in hidden blocks changes no feature; in visible ones it shows."""
+    page, _ = made
+    with working_in(page.folder):
+        from own_network import OrganEncoder
+    twin = masked_twin(OrganEncoder()).eval()
+    hidden = torch.zeros(1, 2, 2, 2, dtype=torch.bool)
+    hidden[0, 0, 1, 0] = True
+    voxels = torch.randn(1, 1, 16, 16, 16)
+    spoilt, control = voxels.clone(), voxels.clone()
+    spoilt[0, 0, :8, 8:, :8] = torch.nan
+    control[0, 0, 8:, 8:, :8] += 1
+
+    def deepest(given: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return twin(MaskContext(hidden, (8, 8, 8), (16, 16, 16)).hide(given, path="rows"))[-1].dense()
+
+    assert torch.equal(deepest(voxels), deepest(spoilt))
+    assert not torch.equal(deepest(voxels), deepest(control))
+
+
+def test_what_cannot_be_masked_is_refused_by_name(made: Made) -> None:
+    """As the page says: name and type."""
+    network = made[0].names["OrganNet"]()
+    network.middle[1] = nn.LocalResponseNorm(4)
+    with pytest.raises(UsageError, match=r"middle\.1: module LocalResponseNorm has no masked form"):
+        masked_twin(network)
+
+
+def test_the_page_shows_the_script(made: Made) -> None:
+    """The adapter on the page is the script's, word for word; the name is unknown where the script is not imported."""
+    page, _ = made
+    script = (RECIPES / "own_network.py").read_text()
+    (shown,) = [block for language, block in page.steps() if language == "python" and "class OrganEncoder" in block]
+    for part in re.split(r"\n{3,}", shown.strip()):
+        assert part.strip() in script
+    asked = RecipePage("own-network", page.folder)
+    assert "prostate-mim report runs/organ" in asked.text
+    config = json.loads((page.folder / "runs/organ/release/config.json").read_text())
+    assert config["architecture"] == "organ-net"

@@ -1,0 +1,180 @@
+"""docs/recipes/picai.md, run on phantoms in PI-CAI's own layout: to the score of picai_eval and an ONNX file."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from picai_tree import PicaiStudy, write_picai_tree
+from recipe_pages import RECIPES, ROOT, Ran, RecipePage, smaller
+
+from prostate_mim import LesionClassifier, OnnxClassifier
+from prostate_mim.config import read_config
+from prostate_mim.manifest import read_manifest
+from prostate_mim.pretraining import PretrainConfig
+from prostate_mim.studies import open_all
+from prostate_mim.study import read_study
+
+picai_eval = pytest.importorskip("picai_eval", reason="picai_eval is not installed; pip install picai_eval")
+
+# What is smaller than on the page, so that it takes seconds on a CPU; nothing else differs. Three of the five archives
+# are unpacked, and the network is one that is exported fast: five of the page's take a minute.
+THERE = 3
+SMALLER_PAGE = {
+    "--workers 8": "--workers 0",
+    '--size "20 128 128" --epochs 20 --freeze-epochs 2': '--size "8 32 32" --epochs 2 --freeze-epochs 1',
+}
+SMALLER_CONFIG = {
+    'architecture = "resenc-s"': 'architecture = "resnet10"',
+    "size_zyx = [16, 96, 96]": "size_zyx = [8, 32, 32]", "steps = 20000": "steps = 3", "batch = 32": "batch = 4",
+    "warmup = 1000": "warmup = 1", "workers = 4": "workers = 0", "health_every = 1000": "health_every = 3",
+}  # fmt: skip
+SMALLER_HEALTH = "\n[health]\nstudies = 2\nwindows = 2\n"
+
+Made = tuple[RecipePage, dict[str, Ran], list[PicaiStudy]]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """The page, run; what became of each line, by its first words; the studies."""
+    folder = tmp_path_factory.mktemp("picai")
+    studies = write_picai_tree(folder, folds=THERE)
+    smaller(RECIPES / "picai.toml", folder / "picai.toml", SMALLER_CONFIG, SMALLER_HEALTH)
+    page = RecipePage(
+        "picai", folder, SMALLER_PAGE, left_out={"prostate-mim study": "five pretrainings; its configuration is read"}
+    )
+    return page, {" ".join(one.text.split()[:3]): one for one in page.run()}, studies
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_folds_and_labels_are_the_publishers(made: Made) -> None:
+    """The manifest's folds are those of splits.json, its labels the marksheet's, its delineations of both sets."""
+    page, ran, studies = made
+    rows = {row["study_id"]: row for row in rows_of(page.folder / "picai.csv")}
+    splits = json.loads((page.folder / "splits.json").read_text())
+    official = {key: fold for fold, parts in enumerate(splits) for key in parts["val"]}
+    assert {key: int(row["fold"]) for key, row in rows.items()} == official
+    assert {key: row["label"] == "1" for key, row in rows.items()} == {one.key: one.positive for one in studies}
+    assert all(bool(row["lesion_mask"]) == (row["label"] == "1") for row in rows.values())
+    others = {row["lesion_source"] for key, row in rows.items() for one in studies if one.key == key and not one.expert}
+    assert others == {"human_expert/Pooch25"}
+    assert "but no file in this label source" not in ran["prostate-mim data import"].out
+    assert "7 studies of 6 patients" in ran["prostate-mim data import"].out
+    assert "nothing flagged" in ran["prostate-mim data check"].out
+
+
+def test_probabilities_are_out_of_fold(made: Made) -> None:
+    """A row a study, in the manifest's folds; that pretraining saw the images stands in the results."""
+    page, _, studies = made
+    predictions = rows_of(page.folder / "runs/csPCa/predictions.csv")
+    manifest = rows_of(page.folder / "picai.csv")
+    assert [(row["fold"], row["label"]) for row in predictions] == [(row["fold"], row["label"]) for row in manifest]
+    results = json.loads((page.folder / "runs/csPCa/results.json").read_text())
+    assert len(results["auroc_folds"]) == THERE
+    assert len(results["allowed_overlap"]) == len(studies)
+    assert all("the model was trained on this study" in line for line in results["allowed_overlap"])
+    assert (page.folder / "runs/mim/report.html").is_file()
+
+
+def test_picai_evals_figure_is_ours(made: Made) -> None:
+    """AUROC of the files by picai_eval, of the results, and as printed; a file too many or too few would show."""
+    page, _, studies = made
+    metrics, results = page.names["metrics"], json.loads((page.folder / "runs/csPCa/results.json").read_text())
+    assert metrics.num_cases == len(studies)
+    assert metrics.num_lesions >= sum(one.positive for one in studies)
+    assert metrics.auroc == pytest.approx(results["auroc_pooled"]["value"], abs=1e-6)
+    assert metrics.score == pytest.approx((metrics.auroc + metrics.AP) / 2)
+    again = picai_eval.evaluate_folder(page.folder / "picai_out", verbose=0, num_parallel_calls=1)
+    assert again.auroc == metrics.auroc
+    assert len(list((page.folder / "picai_out").iterdir())) == 2 * len(studies)
+
+
+def test_every_place_is_by_the_model_that_had_not_seen_the_patient(made: Made) -> None:
+    """A member a fold, each alone, and by fold: their probabilities are those of predictions.csv; another's are not."""
+    page, _, _ = made
+    members = page.names["member_of"]
+    assert sorted(members) == ["0", "1", "2"]
+    assert not any(len(member.others) for member in members.values())
+    predictions = rows_of(page.folder / "runs/csPCa/predictions.csv")
+    listed = read_manifest(page.folder / "picai.csv", level="study")
+    for study, row in list(zip(open_all(listed), predictions, strict=True))[:3]:
+        found = {
+            fold: member.predict(study.volume, study.centre_mm_lps).probability for fold, member in members.items()
+        }
+        assert found.pop(row["fold"]) == pytest.approx(float(row["probability"]), abs=1e-4)
+        assert max(abs(other - float(row["probability"])) for other in found.values()) > 1e-3
+
+
+def test_the_file_is_the_ensemble(made: Made) -> None:
+    """ONNX Runtime gives torch's probability of a whole study; verify says so of the golden sample."""
+    page, ran, _ = made
+    assert "differs from torch by" in ran["prostate-mim verify csPCa.onnx"].out
+    study = next(open_all(read_manifest(page.folder / "picai.csv", level="study")))
+    model = LesionClassifier.from_pretrained(page.folder / "runs/csPCa")
+    assert len(model.others) == THERE - 1
+    expected = model.predict(study.volume, study.centre_mm_lps).probability
+    deployed = OnnxClassifier(page.folder / "csPCa.onnx", device="cpu")
+    assert deployed.predict(study.volume, study.centre_mm_lps).probability == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_strict_study_is_the_same_recipe() -> None:
+    """It is read as a study, pretrains per fold, and differs in nothing from picai.toml and the page's command."""
+    study = read_study(RECIPES / "picai-strict.toml")
+    alone = read_config(RECIPES / "picai.toml", PretrainConfig)
+    (task,) = study.tasks
+    assert (task.level, task.pretraining_scope, Path(task.manifest).name) == ("study", "per-fold", "picai.csv")
+    (own,) = study.arms[1].pretrain_configs("resenc-s", alone.loop.seed)
+    for name in ("spec", "region_zyx", "jitter_zyx", "block_mm_zyx", "method", "augmentation"):
+        assert getattr(own, name) == getattr(alone, name), name
+    for name in ("steps", "batch", "learning_rate", "warmup", "precision"):
+        assert getattr(own.loop, name) == getattr(alone.loop, name), name
+    options = dict(re.findall(r'--([a-z-]+) ("[^"]+"|[^-\s]\S*)', RecipePage("picai", Path()).text))
+    tuned = study.finetune
+    assert " ".join(map(str, task.spec.size_zyx)) == options["size"].strip('"')
+    said = [options[name] for name in ("epochs", "freeze-epochs", "batch", "layer-decay")]
+    assert said == [str(n) for n in (tuned.epochs, tuned.freeze_epochs, tuned.loop.batch, tuned.loop.layer_decay)]
+
+
+def estimate() -> ModuleType:
+    """docs/recipes/estimate.py."""
+    spec = importlib.util.spec_from_file_location("estimate", RECIPES / "estimate.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["estimate"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_of_costs_is_what_its_script_computes(made: Made) -> None:
+    """On the page as printed; each measured figure stands on the page it names; a GPU's speed is asked for."""
+    page, _, _ = made
+    script = estimate()
+    config = read_config(RECIPES / "picai.toml", PretrainConfig)
+    found = script.rows(config)
+    rest = page.text.partition(script.MARKS[0])[2]
+    assert rest.partition(script.MARKS[1])[0] == script.table(found), "run python docs/recipes/estimate.py --write"
+    for figure in script.FIGURES:
+        assert figure.text in " ".join((ROOT / figure.page).read_text().split()), figure
+    told = {what: value for what, value, _ in found}
+    assert told["hours: `pretrain`, 1 GPU"] == "not measured"
+    assert told["disk: `data prepare`"] == "2.8 GB"
+    speed = script.speed_of(page.folder / "runs/mim")
+    measured = {what: value for what, value, _ in script.rows(config, speed)}
+    hours = config.loop.steps * config.loop.batch / speed / 3600
+    assert measured["hours: `pretrain`, 1 GPU"] == f"{hours:.1f}"
+
+
+def test_the_scripts_crop_is_the_pages() -> None:
+    """Its constants are those of the page's command."""
+    script, text = estimate(), RecipePage("picai", Path()).text
+    assert f'--size "{" ".join(map(str, script.CROP_ZYX))}" --epochs {script.EPOCHS}' in text
