@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from trial_git import git
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -36,13 +36,6 @@ _FILES = {
     "tiny/weights/w.bin": "weights\n",
     "notes/private.txt": "of nobody's business\n",
 }
-
-
-def git(folder: Path, *words: str) -> str:
-    """Run git in a folder, as somebody."""
-    who = ("-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
-    done = subprocess.run(["git", *who, *words], cwd=folder, capture_output=True, text=True, check=True)
-    return done.stdout
 
 
 @pytest.fixture

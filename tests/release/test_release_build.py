@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from release_build import BuildError, build, changed, commit_time, differences, export, members, normalise
+from trial_git import git
 
 EPOCH = 1_700_000_000
 
@@ -123,7 +124,5 @@ def test_a_file_in_one_build_only(tmp_path: Path) -> None:
 
 def test_the_time_is_the_commits(project: Path) -> None:
     """Whenever it is built, archives say when it was committed."""
-    from conftest import git
-
     git(project, "commit", "-q", "--allow-empty", "-m", "second", "--date", "@5 +0000")
     assert commit_time(project) >= commit_time(project, "HEAD~1") > 5  # the committer's time, not the author's
