@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from prostate_mim.encoder import PreMIM
     from prostate_mim.finetuning import FinetuneConfig, finetune
     from prostate_mim.hub.resolve import list_models
+    from prostate_mim.nets import register_encoder
     from prostate_mim.pretraining import PretrainConfig, pretrain
     from prostate_mim.spec import InputSpec
     from prostate_mim.volume import Volume, read_volume
@@ -34,6 +35,7 @@ _HOME = {
     "list_models": "hub.resolve",
     "pretrain": "pretraining",
     "read_volume": "volume",
+    "register_encoder": "nets",
 }
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "list_models",
     "pretrain",
     "read_volume",
+    "register_encoder",
 ]
 
 

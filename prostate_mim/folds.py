@@ -23,6 +23,7 @@ from prostate_mim.files import write_text
 from prostate_mim.manifest import Manifest, ManifestRow, read_manifest
 
 DEFAULT_COUNT = 5
+_SHOWN_FOLDS = 20
 
 Stratum = tuple[str, str]
 """Label ("1", "0", or "" where no row has one) and centre."""
@@ -70,6 +71,44 @@ def assign_folds(manifest: Manifest, count: int, seed: int) -> list[int]:
             raise ManifestError(f"{manifest.where(row)}: label is empty; folds are balanced by it")
     _check_count(manifest.rows, count)
     return complete_folds(manifest, count, seed)
+
+
+def recorded_folds(manifest: Manifest, fold: int) -> list[int]:
+    """The fold that the manifest gives each row, where ``fold`` is one of them, and not the only one.
+
+    Raises:
+        ManifestError: a row has no fold, or every row the same.
+        UsageError: no row is in ``fold``; the message names those that there are.
+    """
+    given = [row.fold for row in manifest.rows]
+    known = sorted({found for found in given if found is not None})
+    if not known:
+        raise ManifestError(
+            f"{manifest.path}: no row has a fold, so fold {fold} cannot be left out; fill the column fold "
+            "('prostate-mim data split' does)"
+        )
+    if None in given:
+        row = manifest.rows[given.index(None)]
+        raise ManifestError(
+            f"{manifest.where(row)}: fold is empty; where fold {fold} is left out every row needs one: that of its "
+            "patient, or a number of its own for studies of other sources"
+        )
+    if fold not in known:
+        shown = ", ".join(map(str, known[:_SHOWN_FOLDS])) + (", ..." if len(known) > _SHOWN_FOLDS else "")
+        raise UsageError(f"{manifest.path}: no row is in fold {fold}; its folds are {shown}; choose one of them")
+    if len(known) < 2:
+        raise ManifestError(f"{manifest.path}: fold is {fold} in every row; without it nothing is left to learn from")
+    return [found for found in given if found is not None]
+
+
+def leave_out_fold(manifest: Manifest, fold: int) -> Manifest:
+    """The rows of a manifest that are not in one of its folds.
+
+    Raises:
+        ManifestError, UsageError: as ``recorded_folds``.
+    """
+    pairs = zip(manifest.rows, recorded_folds(manifest, fold), strict=True)
+    return Manifest(manifest.path, tuple(row for row, found in pairs if found != fold))
 
 
 def complete_folds(manifest: Manifest, count: int | None, seed: int) -> list[int]:

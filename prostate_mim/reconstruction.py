@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,26 +43,6 @@ class MimRelease:
     name: str
 
 
-@dataclass(frozen=True)
-class ReconstructionError:
-    """Mean squared error on hidden voxels, in units of each block's own variance.
-
-    Attributes:
-        model: of the network.
-        block_mean: of predicting every block's true mean (close to 1 by construction).
-        interpolation: of linear interpolation from visible voxels.
-        interpolation_centred: the same with each block's mean corrected to the true one, which is all that a
-            network trained on block-normalised targets is spared.
-        blocks: hidden blocks counted.
-    """
-
-    model: float
-    block_mean: float
-    interpolation: float
-    interpolation_centred: float
-    blocks: int
-
-
 def load_mim(name: str | Path) -> MimRelease:
     """Encoder and decoder of a release.
 
@@ -102,7 +81,7 @@ def reconstruct(mim: MimRelease, crop: Crop, seed: int) -> tuple[npt.NDArray[np.
         filled: (z, y, x) float32: the crop with hidden voxels replaced by the prediction, de-normalised with the true
             blocks' mean and deviation (the network predicts shape within a block, not its level).
     """
-    batch = hidden_crop(mim.model, crop, seed)
+    batch = _hidden_crop(mim.model, crop, seed)
     picture = mim.model.to_voxels(mim.model(batch), batch)
     if picture is None:
         raise UsageError(f"{mim.name}: target {mim.model.target.name!r} is not an image, so nothing can be drawn")
@@ -111,36 +90,11 @@ def reconstruct(mim: MimRelease, crop: Crop, seed: int) -> tuple[npt.NDArray[np.
     return hidden[0, 0].numpy(), filled[0, 0].numpy()
 
 
-@torch.inference_mode()
-def score_reconstruction(mim: MimRelease, crops: Sequence[Crop], seed: int) -> ReconstructionError:
-    """The network's error on crops beside two baselines; every block hidden once with its own generator.
-
-    Raises:
-        UsageError: the release does not predict voxels.
-    """
-    sums = np.zeros(5)
-    for number, crop in enumerate(crops):
-        batch = hidden_crop(mim.model, crop, seed + number)
-        hidden = expand_blocks(batch.hidden_blocks, mim.model.grid.block_zyx)
-        picture = mim.model.to_voxels(mim.model(batch), batch)
-        if picture is None:
-            raise UsageError(
-                f"{mim.name}: target {mim.model.target.name!r} is not an image; there is no error to score"
-            )
-        guess = interpolate_hidden(batch.voxels[0, 0].numpy(), hidden[0, 0].numpy(), mim.spec.spacing_mm_zyx)
-        errors = block_errors(mim.model.grid, batch.voxels, picture, torch.from_numpy(guess)[None, None])
-        counted = to_blocks(hidden & batch.inside, mim.model.grid.block_zyx)
-        sums += [*(errors * counted).flatten(1).sum(1).tolist(), float(counted.sum())]
-    model, mean, linear, centred = (float(v) for v in sums[:4] / sums[4])
-    per_block = int(np.prod(mim.model.grid.block_zyx))
-    return ReconstructionError(model, mean, linear, centred, round(sums[4] / per_block))
-
-
-def hidden_crop(model: MaskedImageModel, crop: Crop, seed: int) -> MimBatch:
+def _hidden_crop(model: MaskedImageModel, crop: Crop, seed: int) -> MimBatch:
     """A batch of one crop with blocks hidden by the model's own strategy."""
     voxels, inside = (torch.from_numpy(values)[None, None] for values in (crop.voxels, crop.inside))
-    nothing = torch.zeros(1, *model.grid.grid_zyx, dtype=torch.bool)
-    batch, names = hide(model, MimBatch(voxels, inside, nothing), [torch_generator(seed, "hidden")], progress=1.0)
+    shown = MimBatch(voxels, inside, model.grid.all_visible(1))
+    batch, names = hide(model, shown, [torch_generator(seed, "hidden")], progress=1.0)
     if not batch.hidden_blocks.any():
         raise UsageError(f"strategy {names[0]!r} hides no block, so there is nothing to reconstruct")
     return batch

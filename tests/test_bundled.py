@@ -10,7 +10,7 @@ import torch
 
 from prostate_mim import PreMIM, list_models
 from prostate_mim.hub.resolve import BUNDLED
-from prostate_mim.prediction import verify_model
+from prostate_mim.loading import verify_model
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "resenc-s.mim-t2w"

@@ -11,7 +11,7 @@ import torch
 from prostate_mim import LesionClassifier, PreMIM, create_model
 from prostate_mim.create import FeatureExtractor, PooledEncoder
 from prostate_mim.errors import IntegrityError, UsageError
-from prostate_mim.prediction import verify_model
+from prostate_mim.loading import verify_model
 
 NAME = "resenc-s.mim-t2w"
 

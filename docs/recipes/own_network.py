@@ -1,15 +1,11 @@
-"""Masked pretraining of a network of one's own: ``python own_network.py organ.csv runs/organ [--resume]``."""
+"""A network of one's own, and the command line that knows it: ``python own_network.py pretrain --help``."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 from torch import Tensor, nn
 
-from prostate_mim import PretrainConfig, pretrain
-from prostate_mim.config import read_config
-from prostate_mim.nets import ARCHITECTURES, Encoder
+from prostate_mim import register_encoder
+from prostate_mim.nets import Encoder
 from prostate_mim.nets.encoder import Between, unchanged
 
 
@@ -45,9 +41,9 @@ class OrganEncoder(Encoder):
         return [stem, middle, between(2, self.network.deep(middle))]
 
 
-ARCHITECTURES["organ-net"] = OrganEncoder
+register_encoder("organ-net", OrganEncoder)
 
 if __name__ == "__main__":
-    manifest, out = sys.argv[1:3]
-    config = read_config(Path(__file__).with_name("own-network.toml"), PretrainConfig)
-    pretrain(manifest, out, config, resume="--resume" in sys.argv)
+    from prostate_mim.cli import main
+
+    main()  # every command of prostate-mim, in a process that has registered the network

@@ -180,8 +180,7 @@ def _penalty(
 @torch.inference_mode()
 def members_interval(model: LesionClassifier, batch: Tensor) -> Interval:
     """Lowest and highest probability among the members of an ensemble, for one crop (1, C, D, H, W)."""
-    members = [model.head(model.features(batch)) / model.temperature, *(other(batch) for other in model.further)]
-    found = [float(torch.sigmoid(logit)[0]) for logit in members]
+    found = [float(torch.sigmoid(member(batch))[0]) for member in model.members]
     words = (
         f"The lowest and the highest probability among the ensemble's {len(found)} members, each trained without one "
         "fold of the patients. It shows where they disagree. It is no confidence interval: the members share most of "

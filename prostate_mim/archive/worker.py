@@ -97,7 +97,8 @@ def load_compute(job: Job) -> Compute:
         NotFoundError, NetworkError, UsageError: the model cannot be loaded here.
     """
     from prostate_mim.classifier import LesionClassifier
-    from prostate_mim.prediction import embed_study, load_encoder, load_guard, predict_study
+    from prostate_mim.loading import load_encoder
+    from prostate_mim.prediction import embed_study, load_guard, predict_study
 
     source = job.folder if Path(job.folder).is_dir() else job.model
     if job.task == "predict":

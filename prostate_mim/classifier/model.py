@@ -41,7 +41,7 @@ class LesionClassifier(nn.Module):
 
     Attributes:
         temperature: () what logits are divided by, fitted on patients that training did not see; 1 if it was not.
-        others: further members of an ensemble, whose probabilities are averaged with this one's.
+        others: further members of an ensemble, whose probabilities are averaged with this one's; ``members`` has all.
     """
 
     temperature: Tensor
@@ -81,6 +81,29 @@ class LesionClassifier(nn.Module):
     def layout(self) -> Layout:
         """How it is put together, as ``config.json`` says it."""
         return dataclasses.replace(self._layout, members=1 + len(self.others))
+
+    @property
+    def members(self) -> list[LesionClassifier]:
+        """The single classifiers of an ensemble; of any other model, the model itself.
+
+        They come in the order in which ``ensemble`` was given them: after ``finetune`` with ``ensemble``, that of the
+        folds, lowest number first, each trained without the patients of its fold.
+
+        Weights and buffers are shared, not copied: what trains or moves a member does so to the ensemble. The first
+        one is the ensemble without ``others``, under no released revision; the list is made anew at every call.
+        """
+        return [self._alone(), *(other for other in self.others if isinstance(other, LesionClassifier))]
+
+    def _alone(self) -> LesionClassifier:
+        """This model without ``others``: an object of its own that shares everything else."""
+        if not self.others:
+            return self
+        first = LesionClassifier.__new__(LesionClassifier)
+        # parameters and buffers stay the very dictionaries: .to() on either replaces the tensors of both
+        first.__dict__.update(self.__dict__)
+        first._modules = {**self._modules, "others": nn.ModuleList()}
+        first.revision, first.load_report = "unreleased", LoadReport(0, ())
+        return first
 
     @property
     def _complete(self) -> bool:
@@ -168,17 +191,12 @@ class LesionClassifier(nn.Module):
     def cumulative(self, batch: Tensor) -> Tensor:
         """(N, C_in, D, H, W) -> (N, K) logits: of label 1 (K = 1), or of ISUP >= 1 to ISUP >= 5 (K = 5)."""
         own = self.head.cumulative(self.features(batch)) / self.temperature
-        return pooled_logit([own, *(other.cumulative(batch) for other in self.further)]) if self.others else own
+        return pooled_logit([own, *(one.cumulative(batch) for one in self.members[1:])]) if self.others else own
 
     def forward(self, batch: Tensor) -> Tensor:
         """(N, C_in, D, H, W) float32, z-scored, then the spec's masks -> (N,) logits."""
         own: Tensor = self.head(self.features(batch)) / self.temperature
         return pooled_logit([own, *(other(batch) for other in self.others)]) if self.others else own
-
-    @property
-    def further(self) -> list[LesionClassifier]:
-        """``others`` as what they are."""
-        return [other for other in self.others if isinstance(other, LesionClassifier)]
 
     def freeze(self, frozen: bool = True) -> LesionClassifier:
         """Train the head alone, or all of it again. Norms of a frozen encoder keep their running statistics too."""

@@ -86,4 +86,4 @@ class Parts(nn.Module):
         if complete:
             self.pool = model.pool
             self.register_buffer("temperature", model.temperature)
-            self.members = nn.ModuleList(Parts(other, True) for other in model.further)
+            self.members = nn.ModuleList(Parts(other, True) for other in model.members[1:])

@@ -18,6 +18,7 @@ from prostate_mim.cli import (
     initialise,
     looking,
     models,
+    picai,
     pictures,
     study,
     training,
@@ -61,6 +62,7 @@ app.command("study")(study.study_command)
 app.command("predict")(inference.predict)
 app.command("embed")(inference.embed)
 app.command("explain")(explaining.explain)
+app.command("picai")(picai.picai)
 app.command("mask-preview")(pictures.mask_preview)
 app.command("view")(looking.view)
 app.command("export")(exporting.export)

@@ -25,7 +25,7 @@ def bench(
     """Time a model on every engine of this machine, and pick the fastest that gives torch's numbers."""
     from prostate_mim.bench.run import run_bench
     from prostate_mim.files import make_folder, write_text
-    from prostate_mim.prediction import load_model
+    from prostate_mim.loading import load_model
 
     if out is not None:
         make_folder(out.parent)

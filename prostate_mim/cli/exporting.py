@@ -38,7 +38,7 @@ def export(
     as_json: options.Json = False,
 ) -> None:
     """Write a model in another format, verified against its golden sample before it appears."""
-    from prostate_mim.prediction import load_model
+    from prostate_mim.loading import load_model
 
     places = {"--triton": triton, "--bundle": bundle, "--monai": monai, "--nnunet": nnunet}
     asked = [*(["--onnx"] if onnx else []), *(name for name, place in places.items() if place is not None)]
@@ -98,7 +98,7 @@ def verify(
     as_json: options.Json = False,
 ) -> None:
     """Check every checksum and recompute the golden sample; of an .onnx, on every engine that is here."""
-    from prostate_mim.prediction import verify_model
+    from prostate_mim.loading import verify_model
 
     found = verify_model(target)
     if as_json or "replays" not in found:

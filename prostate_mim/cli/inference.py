@@ -101,7 +101,8 @@ def embed(
         _archive("embed", model, manifest, out, as_json, **limits)
         return
     from prostate_mim.files import make_folder
-    from prostate_mim.prediction import embed_manifest, load_encoder
+    from prostate_mim.loading import load_encoder
+    from prostate_mim.prediction import embed_manifest
 
     make_folder(out.parent)
     encoder = load_encoder(model)

@@ -44,7 +44,8 @@ Trackers = Annotated[
     Option("--tracker", help="tensorboard, mlflow, wandb or none; repeatable.", show_default="tensorboard"),
 ]
 RunConfig = Annotated[
-    Path | None, Option("--config", help="TOML file of the run; options given beside it take precedence.")
+    Path | None,
+    Option("--config", help="TOML file of the run, as RUN/config.toml; options given beside it take precedence."),
 ]
 Settings = Annotated[
     list[str] | None, Option("--set", help="Any other value of the configuration: loop.clip_norm=1.0; repeatable.")
@@ -106,6 +107,10 @@ HealthEvery = Annotated[
 Watch = Annotated[
     str | None, Option(help="Labelled manifest that the frozen encoder is probed on meanwhile.", show_default="none")
 ]
+LeaveOutFold = Annotated[
+    int | None,
+    Option(min=0, help="Number in the manifest's column fold: its rows are not learnt from.", show_default="none"),
+]
 AllowChange = Annotated[
     list[str] | None,
     Option("--allow-change", help="Key of the configuration that --resume may change: loop.steps; repeatable."),
@@ -125,6 +130,18 @@ Level = Annotated[
 ]
 Aggregate = Annotated[str | None, Option(help="From lesions to patients: max or noisy-or.", show_default="max")]
 Folds = Annotated[int | None, Option(min=2, help="Patient-grouped folds.", show_default="5")]
+TestFold = Annotated[
+    int | None,
+    Option(
+        min=0,
+        help="Number in the manifest's column fold: train on the other folds, test on this one only, release that.",
+        show_default="none",
+    ),
+]
+StartModel = Annotated[
+    str | None,
+    Option("--model", help="Bundled name, release or run folder, or org/name@revision.", show_default=DEFAULT_MODEL),
+]
 Epochs = Annotated[
     int | None, Option(min=1, help="Passes over the lesions in modes attentive and full.", show_default="10")
 ]

@@ -1,12 +1,11 @@
 """From options to configurations: which option sets which key, and which of two sources wins.
 
-A configuration is made from its own defaults, then a TOML file, then the options that were given. Options left out are
-None, so that every default stands in one place: the configuration's dataclass.
+A configuration is made from its own defaults, then a TOML file (``--config``), then the options that were given, then
+``--set``. Options left out are None, so that every default stands in one place: the configuration's dataclass.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,8 @@ from prostate_mim.console import numbers, whole_numbers
 from prostate_mim.errors import UsageError
 
 if TYPE_CHECKING:
-    from prostate_mim.finetuning import FinetuneConfig
+    from prostate_mim.finetuning import FinetuneRunConfig
     from prostate_mim.pretraining import PretrainConfig
-    from prostate_mim.spec import InputSpec
 
 Config = TypeVar("Config")
 COMMAND_LINE = "the command line"
@@ -83,6 +81,7 @@ PRETRAIN = {
     "size": Sets("spec.size_zyx", lambda text: whole_numbers(text, "--size")),
     "masks_per_crop": Sets("masks_per_crop"),
     "watch": Sets("watch"),
+    "leave_out_fold": Sets("leave_out_fold"),
     "steps": Sets("loop.steps"),
     "checkpoint_every": Sets("loop.checkpoint_every"),
     "keep_last": Sets("loop.keep_last"),
@@ -93,6 +92,7 @@ PRETRAIN = {
 FINETUNE = {
     "mode": Sets("mode"),
     "folds": Sets("folds"),
+    "test_fold": Sets("test_fold"),
     "epochs": Sets("epochs"),
     "name": Sets("name"),
     "layer_decay": Sets("loop.layer_decay"),
@@ -111,6 +111,11 @@ FINETUNE = {
     "calibrate": Sets("calibrate"),
     "fraction": Sets("fraction"),
     "fraction_seed": Sets("fraction_seed"),
+    "model": Sets("classifier.model"),
+    "size": Sets("classifier.size_zyx", lambda text: whole_numbers(text, "--size")),
+    "channels": Sets("classifier.channels", lambda text: text.replace(",", " ").split()),
+    "single_slice": Sets("classifier.single_slice"),
+    "pooling": Sets("classifier.pooling"),
     **_LOOP,
 }
 
@@ -140,25 +145,58 @@ def _setting(text: str) -> tuple[str, Any]:
     return key, read["value"] if set(read) == {"value"} else value
 
 
-def pretrain_config(given: Mapping[str, Any]) -> PretrainConfig:
-    """The configuration of ``pretrain`` from its parameters (``config`` and ``settings`` among them).
+def run_config(
+    given: Mapping[str, Any],
+    table: Mapping[str, Sets],
+    kind: type[Config],
+    settle: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> Config:
+    """The configuration of a command from its parameters (``config`` and ``settings`` among them).
+
+    Args:
+        given: the command's parameters.
+        table: which of them sets what.
+        kind: the configuration's dataclass.
+        settle: completes plain values, before they are read.
 
     Raises:
         UsageError, NotFoundError: the file, or an option; each is named as what it is.
     """
     from prostate_mim.config import check_key, config_from_dict, overlay, read_values
-    from prostate_mim.pretraining import PretrainConfig
 
-    file: Path | None = given["config"]
+    file: Path | None = given.get("config")
     values: dict[str, Any] = {} if file is None else read_values(file)
     if file is not None:  # by itself first, so that its mistakes are not taken for those of an option
-        config_from_dict(_warmed(values, PretrainConfig().loop.steps), PretrainConfig, str(file))
-    asked = changes(given, PRETRAIN, given["settings"] or ())
+        config_from_dict(settle(values), kind, str(file))
+    asked = changes(given, table, given.get("settings") or ())
+    for key in (*asked, *(given.get("allow_change") or ())):
+        check_key(key, kind, COMMAND_LINE)
+    return config_from_dict(settle(overlay(values, asked)), kind, COMMAND_LINE)
+
+
+def pretrain_config(given: Mapping[str, Any]) -> PretrainConfig:
+    """The configuration of ``pretrain`` from its parameters; see ``run_config``."""
+    from prostate_mim.pretraining import PretrainConfig
+
     _check_objective(given)
-    for key in (*asked, *(given["allow_change"] or ())):
-        check_key(key, PretrainConfig, COMMAND_LINE)
-    values = overlay(values, asked)
-    return config_from_dict(_warmed(values, PretrainConfig().loop.steps), PretrainConfig, COMMAND_LINE)
+    return run_config(given, PRETRAIN, PretrainConfig, _warmed)
+
+
+def finetune_config(given: Mapping[str, Any]) -> FinetuneRunConfig:
+    """The configuration of ``finetune`` from its parameters; see ``run_config``.
+
+    Raises:
+        UsageError: besides, nobody says what to begin with.
+    """
+    from prostate_mim.finetuning import FinetuneRunConfig
+
+    config = run_config(given, FINETUNE, FinetuneRunConfig)
+    if not config.classifier.model:
+        raise UsageError(
+            "classifier.model is empty: the run that wrote this configuration was given its model by a program; give "
+            "--model, a bundled name, a folder or org/name@revision"
+        )
+    return config
 
 
 def _check_objective(given: Mapping[str, Any]) -> None:
@@ -169,46 +207,16 @@ def _check_objective(given: Mapping[str, Any]) -> None:
             raise UsageError(f"--{name.replace('_', '-')} is for --objective mim; simclr hides nothing, leave it out")
 
 
-def _warmed(values: dict[str, Any], steps: int) -> dict[str, Any]:
+def _warmed(values: dict[str, Any]) -> dict[str, Any]:
     """With a warm-up of 10 % of the steps, at most 50, where none is given: short runs have short warm-ups."""
     from prostate_mim.config import overlay
+    from prostate_mim.pretraining import PretrainConfig
 
     loop = values.get("loop", {})
     if not isinstance(loop, Mapping) or "warmup" in loop:
         return values
-    steps = loop.get("steps", steps)
+    steps = loop.get("steps", PretrainConfig().loop.steps)
     return overlay(values, {"loop.warmup": min(50, max(1, steps // 10))}) if type(steps) is int else values
-
-
-def finetune_config(given: Mapping[str, Any]) -> FinetuneConfig:
-    """The configuration of ``finetune`` from its parameters."""
-    from prostate_mim.config import config_from_dict, overlay
-    from prostate_mim.finetuning import FinetuneConfig
-
-    return config_from_dict(overlay({}, changes(given, FINETUNE)), FinetuneConfig, COMMAND_LINE)
-
-
-def classifier_spec(spec: InputSpec, given: Mapping[str, Any]) -> InputSpec:
-    """An encoder's contract with a classifier's own size, channels and rule for single slices, where given.
-
-    Raises:
-        UsageError: a value that there is not.
-    """
-    from prostate_mim.errors import IntegrityError
-
-    asked: dict[str, Any] = {}
-    if given["size"]:
-        asked["size_zyx"] = whole_numbers(given["size"], "--size")
-    if given["channels"]:
-        asked["channels"] = tuple(given["channels"].replace(",", " ").split())
-    if given["single_slice"]:
-        asked["single_slice"] = given["single_slice"]
-    try:
-        return dataclasses.replace(spec, **asked)
-    except IntegrityError as error:  # not a damaged file: an option
-        raise UsageError(
-            f"{error}; --channels are t2w and then any of gland, lesion, pz, tz; --single-slice is pad or repeat"
-        ) from error
 
 
 def some_numbers(text: str, option: str) -> list[float]:

@@ -48,6 +48,7 @@ def pretrain_command(
     keep_last: o.KeepLast = None,
     health_every: o.HealthEvery = None,
     watch: o.Watch = None,
+    leave_out_fold: o.LeaveOutFold = None,
     trackers: o.Trackers = None,
     settings: o.Settings = None,
     resume: o.Resume = False,
@@ -55,26 +56,33 @@ def pretrain_command(
     as_json: o.Json = False,
 ) -> None:
     """Pretrain an encoder by masked image modelling, or contrastively."""
-    given = dict(locals())  # first of all: only the parameters, which settings.PRETRAIN knows by name
+    _pretrain(dict(locals()))  # first of all: only the parameters, which settings.PRETRAIN knows by name
+
+
+def _pretrain(given: dict[str, Any]) -> None:
+    """The command, from its parameters by name."""
     from prostate_mim.cli.settings import pretrain_config
     from prostate_mim.pretraining import pretrain
 
-    resolved = pretrain_config(given)
-    allowed = frozenset(allow_change or ())
-    release = pretrain(manifest, out, resolved, resume=resume, store=store, skip_bad=skip_bad, allow_change=allowed)
-    show({"release": str(release)}, as_json)
+    release = pretrain(
+        given["manifest"], given["out"], pretrain_config(given), resume=given["resume"], store=given["store"],
+        skip_bad=given["skip_bad"], allow_change=frozenset(given["allow_change"] or ()),
+    )  # fmt: skip
+    show({"release": str(release)}, given["as_json"])
 
 
 def finetune_command(
     manifest: o.Lesions,
     out: o.Out,
+    config: o.RunConfig = None,
     store: o.Store = None,
-    model: o.Model = o.DEFAULT_MODEL,
+    model: o.StartModel = None,
     mode: o.Mode = None,
     target: o.TargetColumn = None,
     level: o.Level = None,
     aggregate: o.Aggregate = None,
     folds: o.Folds = None,
+    test_fold: o.TestFold = None,
     fraction: o.Fraction = None,
     fraction_seed: o.FractionSeed = None,
     penalties: o.Penalties = None,
@@ -104,36 +112,40 @@ def finetune_command(
     device: o.Device = None,
     seed: o.RunSeed = None,
     trackers: o.Trackers = None,
+    settings: o.Settings = None,
     resume: o.Resume = False,
     picai_labels: o.PicaiLabels = None,
     allow_overlap: o.AllowOverlap = False,
     as_json: o.Json = False,
 ) -> None:
-    """Cross-validate a lesion classifier over patients, then train it on everything."""
+    """Cross-validate a lesion classifier over patients, then train it on everything.
+
+    RUN/config.toml of any run lists the keys of --config and --set; its section classifier is what is begun with.
+    """
     _finetune(dict(locals()))  # as in pretrain_command
 
 
 def _finetune(given: dict[str, Any]) -> None:
     """The command, from its parameters by name."""
     from prostate_mim.classifier import LesionClassifier
-    from prostate_mim.cli.settings import classifier_spec, finetune_config
+    from prostate_mim.cli.settings import finetune_config
     from prostate_mim.encoder import PreMIM
     from prostate_mim.finetuning import finetune
 
     config = finetune_config(given)
-    encoder = PreMIM.from_pretrained(given["model"])
-    pooling = given["pooling"] or ("mean" if config.level == "study" else "centre")
+    begin, encoder = config.classifier, PreMIM.from_pretrained(config.classifier.model)
+    model = LesionClassifier(encoder, begin.spec_of(encoder.spec), pooling=begin.pooling_at(config.level))
     run = finetune(
-        LesionClassifier(encoder, classifier_spec(encoder.spec, given), pooling=pooling), given["manifest"],
-        given["out"], config, resume=given["resume"], store=given["store"], allow_overlap=given["allow_overlap"],
-        picai_labels=given["picai_labels"],
+        model, given["manifest"], given["out"], config, resume=given["resume"], store=given["store"],
+        allow_overlap=given["allow_overlap"], picai_labels=given["picai_labels"],
     )  # fmt: skip
     if given["as_json"]:
         show(json.loads((given["out"] / "results.json").read_text()) | {"release": str(run.release)}, True)
         return
     for number, fold in enumerate(run.folds):
-        typer.echo(f"fold {number}: AUROC {fold}")
-    typer.echo(f"all folds together: AUROC {run.pooled}")
+        typer.echo(f"fold {number if config.test_fold is None else config.test_fold}: AUROC {fold}")
+    if config.test_fold is None:
+        typer.echo(f"all folds together: AUROC {run.pooled}")
     if run.patients is not None:
         typer.echo(f"patients ({config.aggregate}): AUROC {run.patients.overall['auroc']}")
     typer.echo(f"release: {run.release}")

@@ -2,7 +2,7 @@
 
     pair 2n, 2n + 1        two crops of one study whose centres lie within a few mm, each augmented by itself
     ContrastiveModel       encoder -> pooled embedding -> projection (2N, P)
-    nt_xent                each view is to find its partner among all views of other patients in the batch
+    view_losses            NT-Xent: each view is to find its partner among all views of other patients in the batch
 
 What is published is the encoder alone, a release like any other.
 """
@@ -10,11 +10,11 @@ What is published is the encoder alone, a release like any other.
 from __future__ import annotations
 
 from prostate_mim.contrastive.config import ContrastiveConfig, strong_augmentation
-from prostate_mim.contrastive.loss import alignment, nt_xent, uniformity, view_losses, views_matched
+from prostate_mim.contrastive.fixed_views import FixedViews
+from prostate_mim.contrastive.loss import alignment, uniformity, view_losses, views_matched
 from prostate_mim.contrastive.model import ContrastiveModel
 from prostate_mim.contrastive.pairs import PairDataset
 from prostate_mim.contrastive.task import ContrastiveTask
-from prostate_mim.contrastive.watch import FixedViews
 
 __all__ = [
     "ContrastiveConfig",
@@ -23,7 +23,6 @@ __all__ = [
     "FixedViews",
     "PairDataset",
     "alignment",
-    "nt_xent",
     "strong_augmentation",
     "uniformity",
     "view_losses",

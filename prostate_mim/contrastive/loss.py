@@ -18,23 +18,6 @@ from torch.nn import functional
 _UNIFORMITY_SHARPNESS = 2.0  # t of Wang and Isola 2020, equation 8
 
 
-def nt_xent(first: Tensor, second: Tensor, temperature: float, owners: Tensor | None = None) -> Tensor:
-    """The loss of N pairs of views, the mean over all 2N of them.
-
-    Args:
-        first, second: (N, P) projections; row n of both is one pair.
-        temperature: t.
-        owners: (N,) int64, whose a pair is; every pair another's if None.
-
-    Returns:
-        () float; 0 where no view has a counter-example.
-    """
-    views = torch.stack([first, second], 1).flatten(0, 1)
-    own = torch.arange(len(first), device=first.device) if owners is None else owners
-    losses, counted = view_losses(views, own.repeat_interleave(2), temperature)
-    return losses.sum() / counted.sum().clamp(min=1)
-
-
 def view_losses(
     views: Tensor, owners: Tensor, temperature: float, anchors: slice = slice(None)
 ) -> tuple[Tensor, Tensor]:

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
 from prostate_mim.engine.data import DrawDataset, Piece, Region, box_within, holds_tissue
 from prostate_mim.engine.seeding import numpy_generator
@@ -52,24 +50,12 @@ class PairDataset(DrawDataset):
         """
         region = self.regions[self.index_of(draw)]
         piece = self._pair(region, draw // 2)[draw % 2]
-        labels = region.study.labels
-        arrays = {
-            "voxels": np.array(region.study.voxels[piece], np.int16, order="C"),
-            "labels": np.zeros(self.spec.size_zyx, np.uint8) if labels is None else np.array(labels[piece], np.uint8),
-        }
-        tensors = {name: torch.from_numpy(array)[None] for name, array in arrays.items()}
-        return {**tensors, **self.facts(region, box_within(region.study, piece), draw)}
+        return self._item(region, piece, np.asarray(region.study.voxels[piece]), draw)
 
     def first_place(self, draw: int) -> tuple[int, Piece]:
         """Which of ``regions`` a draw is of, and its place. It is settled here, since both crops must hold tissue."""
         index = self.index_of(draw)
         return index, self._pair(self.regions[index], draw // 2)[draw % 2]
-
-    def centres_mm(self, pair: int) -> npt.NDArray[np.float64]:
-        """(2, 3): centres of a pair's crops within its region, mm (z, y, x)."""
-        pieces = self._pair(self.regions[self.index_of(2 * pair)], pair)
-        centres = [[(axis.start + axis.stop) / 2 for axis in piece] for piece in pieces]
-        return np.multiply(centres, self.spec.spacing_mm_zyx, dtype=np.float64)
 
     def _pair(self, region: Region, pair: int) -> tuple[Piece, Piece]:
         study, rng = region.study, numpy_generator(self.seed, "pair", pair)

@@ -9,7 +9,9 @@ from torch import Tensor, distributed, nn
 
 from prostate_mim.contrastive.loss import view_losses, views_matched
 from prostate_mim.contrastive.model import ContrastiveModel
-from prostate_mim.engine.step import Batch, StepLoss
+from prostate_mim.engine.batch import Batch
+from prostate_mim.engine.distributed import unwrapped
+from prostate_mim.engine.step import StepLoss
 from prostate_mim.errors import ResourceError
 from prostate_mim.masked.over_ranks import sum_over_ranks
 
@@ -33,7 +35,7 @@ class ContrastiveTask:
 
     def compile(self, model: nn.Module) -> None:
         """The encoder alone."""
-        bare(model).encoder.compile()
+        unwrapped(model, ContrastiveModel).encoder.compile()
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> StepLoss:
         """NT-Xent of this process's views; the loss weighs as many as have a counter-example.
@@ -54,14 +56,6 @@ class ContrastiveTask:
         share, _ = views_matched(views.detach(), owners, anchors)
         count = counted.sum()
         return StepLoss(losses.sum() / count.clamp(min=1), count.double(), {"views_matched": float(share)})
-
-
-def bare(model: nn.Module) -> ContrastiveModel:
-    """The model within whatever distributes it."""
-    found = getattr(model, "module", model)
-    if not isinstance(found, ContrastiveModel):  # pragma: no cover - train wraps what it was given
-        raise TypeError(type(found))
-    return found
 
 
 def _over_ranks(own: Tensor, owners: Tensor) -> tuple[Tensor, Tensor, slice]:

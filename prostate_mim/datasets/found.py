@@ -15,8 +15,9 @@ class FoundRow:
     """One study, or one lesion of a study: the columns of a manifest, in its units. Paths may be absolute.
 
     Attributes:
-        extra: further columns by name; kept in the manifest. It knows ``isup`` and ``zone_mask`` (a path as seen from
-            the manifest) and ignores all others, such as ``subset``.
+        is_crop: the image itself is a crop around the lesion.
+        extra: further columns by name; kept in the manifest. It knows ``isup``, ``sha256`` and ``zone_mask`` (a path
+            as seen from the manifest) and ignores all others, such as ``subset``.
     """
 
     study_id: str
@@ -31,12 +32,13 @@ class FoundRow:
     centre: str = ""
     fold: int | None = None
     spacing_mm_zyx: Point | None = None
+    is_crop: bool = False
     extra: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_lesion(self) -> bool:
         """Whether the row says where its lesion is."""
-        return self.position_mm_lps is not None or self.lesion_mask is not None
+        return self.is_crop or self.position_mm_lps is not None or self.lesion_mask is not None
 
 
 @dataclass(frozen=True)

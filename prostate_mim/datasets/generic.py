@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from prostate_mim.datasets.cells import digest, flag, grade, three, whole
 from prostate_mim.datasets.found import DataSet, Found, FoundRow, ImportOptions, Skipped
 from prostate_mim.datasets.mask_files import (
     ABSENT,
@@ -41,9 +42,11 @@ _ALIASES = {
     "study_id": ("studyid", "study", "caseid", "case", "examid", "exam"),
     "centre": ("centre", "center", "site"),
 }
-_OTHERS = ("lesion_id", "label", "position_mm_lps", "lesion_mask", "gland_mask", "zone", "fold", "spacing_mm_zyx")
-_LABELS = {"1": 1, "1.0": 1, "yes": 1, "true": 1, "0": 0, "0.0": 0, "no": 0, "false": 0}
-_UNKNOWN = ("", "n/a", "nan")
+_MASKS = ("lesion_mask", "gland_mask", "zone_mask")
+_OTHERS = (
+    *_MASKS, "lesion_id", "label", "position_mm_lps", "zone", "fold", "spacing_mm_zyx", "is_crop", "isup", "sha256",
+)  # fmt: skip
+_ZONES = {1, 2}  # labels of a zone_mask: peripheral, transition
 _NOT_LISTED = "in the folder, but not in the table"
 _NO_FILE = "in the table, but the file is not there"
 _MASK = "its name says that it is a mask"
@@ -51,23 +54,30 @@ _NO_SPACING = "bare array without a spacing; state spacing_mm_zyx in a table giv
 _LESION = "lesion mask missing, damaged, empty, or off its image"
 _AWAY = "position_mm_lps lies outside the image; it is x y z in LPS, not voxels"
 _GLAND = "gland mask missing, damaged, empty, or off its image"
+_ZONE = "zone mask missing, damaged, empty, off its image, or with labels other than 1 and 2"
+_CHANGED = "sha256 is not that of its file, or not of a single file"
 
 
 @dataclass
 class _Gathered:
-    """What has been found so far; ``images`` holds what was read of the last file, which rows of lesions share."""
+    """What has been found so far; ``last`` is what was read of the last file, which rows of lesions share.
+
+    Paths in further columns are as seen from ``beside``, where the manifest will lie.
+    """
 
     folder: Path
+    beside: Path
     rows: list[FoundRow] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
-    last: tuple[Path, Point | None, Volume | None] | None = None
+    last: tuple[tuple[Path, Point | None, str], Volume | None] | None = None
 
-    def image(self, path: Path, spacing_mm_zyx: Point | None) -> Volume | None:
+    def image(self, path: Path, spacing_mm_zyx: Point | None, sha256: str = "") -> Volume | None:
         """The volume of a file, read once for consecutive rows."""
-        if self.last is None or self.last[:2] != (path, spacing_mm_zyx):
-            self.last = (path, spacing_mm_zyx, look_at_image(path, spacing_mm_zyx))
-        return self.last[2]
+        asked = (path, spacing_mm_zyx, sha256)
+        if self.last is None or self.last[0] != asked:
+            self.last = (asked, look_at_image(*asked))
+        return self.last[1]
 
 
 def find(folder: Path, options: ImportOptions) -> Found:
@@ -77,7 +87,7 @@ def find(folder: Path, options: ImportOptions) -> Found:
         ManifestError: the table names no files, or a value in it is malformed.
     """
     volumes = _volumes(folder)
-    gathered = _Gathered(folder)
+    gathered = _Gathered(folder, options.derived.parent)
     if options.labels is None:
         _scan(gathered, volumes)
     else:
@@ -154,7 +164,7 @@ def _by_table(gathered: _Gathered, volumes: list[Path], table: Path) -> None:
             gathered.skipped.append(Skipped(f"row {number}", _NO_FILE))
             continue
         used.add(path.resolve())
-        mask_cells = {name: record.get(names.get(name, ""), "") for name in ("lesion_mask", "gland_mask")}
+        mask_cells = {name: record.get(names.get(name, ""), "") for name in _MASKS}
         masks = {
             name: _file(text, gathered.folder, table, volumes) or gathered.folder / text.replace("\0", "")
             for name, text in mask_cells.items()
@@ -207,47 +217,62 @@ def _add(
         return record.get(names.get(name, ""), "")
 
     item = cell("study_id") or _stem_anywhere(path, gathered.folder)
-    spacing = _three(cell("spacing_mm_zyx"), where, "spacing_mm_zyx")
-    position = _three(cell("position_mm_lps"), where, "position_mm_lps")
-    reason = _refusal(gathered, path, masks, spacing, position)
+    spacing = three(cell("spacing_mm_zyx"), where, "spacing_mm_zyx")
+    position = three(cell("position_mm_lps"), where, "position_mm_lps")
+    sha256 = digest(cell("sha256"), where, "sha256")
+    reason = _refusal(gathered, path, masks, spacing, position, sha256)
     if reason:
         gathered.skipped.append(Skipped(item, reason))
         return
-    known = {"patient_id": cell("patient_id"), "centre": cell("centre"), "zone": cell("zone")}
+    isup = grade(cell("isup"), where, "isup")
+    zones = _beside(gathered, masks["zone_mask"]) if "zone_mask" in masks else ""
+    known = {"isup": "" if isup is None else str(isup), "sha256": sha256, "zone_mask": zones}
+    others = {name: text for name, text in record.items() if name and name not in names.values()}
     gathered.rows.append(
         FoundRow(
             study_id=item,
-            patient_id=known["patient_id"] or _patient(gathered, path),
+            patient_id=cell("patient_id") or _patient(gathered, path),
             t2w=path,
             lesion_id=cell("lesion_id"),
-            label=_label(cell("label"), where),
+            label=flag(cell("label"), where, "label"),
             position_mm_lps=position,
             lesion_mask=masks.get("lesion_mask"),
             gland_mask=masks.get("gland_mask"),
-            zone=known["zone"],
-            centre=known["centre"],
-            fold=_fold(cell("fold"), where),
+            zone=cell("zone"),
+            centre=cell("centre"),
+            fold=whole(cell("fold"), where, "fold"),
             spacing_mm_zyx=spacing,
-            extra={name: text for name, text in record.items() if name and name not in names.values()},
+            is_crop=bool(flag(cell("is_crop"), where, "is_crop")),
+            extra={**others, **{name: text for name, text in known.items() if text}},
         )
     )
 
 
+def _beside(gathered: _Gathered, path: Path) -> str:
+    """A path as the manifest will name it; absolute where there is no way (another drive)."""
+    try:
+        return Path(os.path.relpath(path.resolve(), gathered.beside.resolve())).as_posix()
+    except ValueError:
+        return str(path.resolve())
+
+
 def _refusal(
-    gathered: _Gathered, path: Path, masks: dict[str, Path], spacing: Point | None, position: Point | None
+    gathered: _Gathered, path: Path, masks: dict[str, Path], spacing: Point | None, position: Point | None, sha256: str
 ) -> str:
     """Why a row would stop a run when it is opened; empty where it would not."""
     if path.name.lower().endswith(_ARRAYS) and spacing is None:
         return _NO_SPACING
-    volume = gathered.image(path, spacing)
+    volume = gathered.image(path, spacing, sha256)
     if volume is None:
-        return IMAGE_REFUSED
+        return _CHANGED if sha256 and look_at_image(path, spacing) is not None else IMAGE_REFUSED
     looks = {name: look_at_mask(mask, volume, spacing_mm_zyx=spacing) for name, mask in masks.items()}
-    lesion, gland = (looks.get(name, MaskLook(ABSENT)) for name in ("lesion_mask", "gland_mask"))
+    lesion, gland, zones = (looks.get(name, MaskLook(ABSENT)) for name in _MASKS)
     if "lesion_mask" in masks and lesion.state != FILLED:
         return _LESION
     if "gland_mask" in masks and gland.state != FILLED:
         return _GLAND
+    if "zone_mask" in masks and (zones.state != FILLED or set(zones.values) - _ZONES):
+        return _ZONE
     if position is not None and not volume.contains(position):
         return _AWAY
     return OFF_GLAND if off_gland(gland, lesion, position) else ""
@@ -257,32 +282,6 @@ def _stem_anywhere(path: Path, folder: Path) -> str:
     return _stem(path, folder if path.is_relative_to(folder) else path.parent)
 
 
-def _label(text: str, where: str) -> int | None:
-    if text.lower() in _UNKNOWN:
-        return None
-    if text.lower() not in _LABELS:
-        raise ManifestError(f"{where}: label is {text[:40]!r}, expected 0 or 1, yes or no, true or false, or nothing")
-    return _LABELS[text.lower()]
-
-
-def _fold(text: str, where: str) -> int | None:
-    if not text:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise ManifestError(f"{where}: fold is {text[:40]!r}, expected a whole number, 0 or more")
-    return int(text)
-
-
-def _three(text: str, where: str, name: str) -> Point | None:
-    if not text:
-        return None
-    try:
-        first, second, third = (float(word) for word in text.replace(",", " ").split())
-    except ValueError:
-        raise ManifestError(f"{where}: {name} is {text[:40]!r}, expected three numbers in mm") from None
-    return first, second, third
-
-
 DATASET = DataSet(
     name="folder",
     title="a folder of volumes of your own",
@@ -290,5 +289,5 @@ DATASET = DataSet(
     citation="none",
     url="",
     find=find,
-    labels_help="a table with a column t2w (or file, path) and, where known, patient_id, study_id, label ...",
+    labels_help="a table with a column t2w (or file, path) and, where known, patient_id and others of a manifest",
 )

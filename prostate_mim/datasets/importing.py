@@ -20,7 +20,7 @@ from prostate_mim.manifest import read_manifest
 
 _COLUMNS = (
     "study_id", "patient_id", "t2w", "lesion_id", "label", "position_mm_lps", "lesion_mask", "gland_mask", "zone",
-    "centre", "fold", "spacing_mm_zyx",
+    "centre", "fold", "spacing_mm_zyx", "is_crop",
 )  # fmt: skip
 _ALWAYS = ("study_id", "patient_id", "t2w")
 
@@ -176,6 +176,7 @@ def _cells(row: FoundRow, folder: Path, label_source: str) -> dict[str, str]:
         "centre": row.centre,
         "fold": "" if row.fold is None else str(row.fold),
         "spacing_mm_zyx": _three(row.spacing_mm_zyx),
+        "is_crop": "1" if row.is_crop else "",
     }
     sources = {"label_source": label_source} if label_source else {}
     return {**cells, **sources, **row.extra}

@@ -47,10 +47,10 @@ class MaskLook:
     mask: Volume | None = field(default=None, compare=False, repr=False)
 
 
-def look_at_image(path: Path, spacing_mm_zyx: Point | None = None) -> Volume | None:
+def look_at_image(path: Path, spacing_mm_zyx: Point | None = None, sha256: str = "") -> Volume | None:
     """The volume, read as training will read it; None where ``read_volume`` refuses it."""
     try:
-        return read_volume(path, spacing_mm_zyx=spacing_mm_zyx)
+        return read_volume(path, spacing_mm_zyx=spacing_mm_zyx, sha256=sha256 or None)
     except (VolumeError, NotFoundError):
         return None
 

@@ -12,7 +12,8 @@ from prostate_mim.engine.augment import Augmentation, augment_batch, box_inside,
 from prostate_mim.spec import InputSpec
 from prostate_mim.store import BITS
 
-Batch = dict[str, Tensor]
+Items = dict[str, Tensor]  # of draws, stacked: raw voxels, or what ``finish_crops`` has made of them
+Batch = dict[str, Tensor]  # what ``finish_batch`` has made of items: ready to train on
 
 _LOWEST = -(2**15)
 _VALUES = 2**16
@@ -20,7 +21,7 @@ _SMALLEST_DEVIATION = 1e-6  # of int16 steps; the data set hands out no crop as 
 
 
 def finish_batch(
-    items: dict[str, Tensor],
+    items: Items,
     device: torch.device | str,
     spec: InputSpec,
     augmentation: Augmentation | None,
@@ -54,7 +55,7 @@ def finish_batch(
 
 
 def finish_crops(
-    items: dict[str, Tensor],
+    items: Items,
     device: torch.device | str,
     spec: InputSpec,
     augmentation: Augmentation | None,

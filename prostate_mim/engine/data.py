@@ -142,8 +142,7 @@ class DrawDataset(Dataset[dict[str, Any]]):
             piece = self._place(region.study, rng)
             voxels, box = np.asarray(region.study.voxels[piece]), box_within(region.study, piece)
             if holds_tissue(voxels, box, self.spec, region.study):
-                labels = None if region.study.labels is None else np.asarray(region.study.labels[piece])
-                return {**_tensors(voxels, labels), **self.facts(region, box, draw)}
+                return self._item(region, piece, voxels, draw)
         raise VolumeError(
             f"row {region.row}: {_ATTEMPTS} random crops held no tissue; remove the study or check its centre"
         )
@@ -152,6 +151,14 @@ class DrawDataset(Dataset[dict[str, Any]]):
         """Which of ``regions`` a draw is of, and the place tried first; where that holds no tissue, ask ``[draw]``."""
         index = self.index_of(draw)
         return index, self._place(self.regions[index].study, numpy_generator(self.seed, "draw", draw))
+
+    def _item(self, region: Region, piece: Piece, voxels: npt.NDArray[np.int16], draw: int) -> dict[str, Any]:
+        """Of voxels that were read from a place that holds tissue."""
+        labels = region.study.labels
+        found = np.zeros(voxels.shape, np.uint8) if labels is None else labels[piece]
+        arrays = {"voxels": np.array(voxels, np.int16, order="C"), "labels": np.array(found, np.uint8, order="C")}
+        tensors = {name: torch.from_numpy(array)[None] for name, array in arrays.items()}
+        return {**tensors, **self.facts(region, box_within(region.study, piece), draw)}
 
     def facts(self, region: Region, box: Box, draw: int) -> dict[str, Any]:
         """All of an item but its voxels."""
@@ -169,12 +176,6 @@ class DrawDataset(Dataset[dict[str, Any]]):
         start = room // 2 + np.round(rng.uniform(-1, 1, 3) * reach).astype(int)
         z, y, x = (slice(int(a), int(a) + n) for a, n in zip(start, self.spec.size_zyx, strict=True))
         return z, y, x
-
-
-def _tensors(voxels: npt.NDArray[np.int16], labels: npt.NDArray[np.uint8] | None) -> dict[str, torch.Tensor]:
-    found = np.zeros(voxels.shape, np.uint8) if labels is None else labels
-    arrays = {"voxels": np.array(voxels, np.int16, order="C"), "labels": np.array(found, np.uint8, order="C")}
-    return {name: torch.from_numpy(array)[None] for name, array in arrays.items()}
 
 
 def box_within(study: PreparedStudy, piece: Piece) -> Box:

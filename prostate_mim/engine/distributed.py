@@ -91,6 +91,14 @@ def distribute(
     return model, make_optimizer(model)
 
 
+def unwrapped(model: nn.Module, kind: type[Model]) -> Model:
+    """The model of a known class within whatever distributes it."""
+    bare = getattr(model, "module", model)
+    if not isinstance(bare, kind):  # pragma: no cover - train wraps what it was given
+        raise TypeError(type(bare))
+    return bare
+
+
 @contextmanager
 def unsynchronised(accelerator: Accelerator, model: nn.Module) -> Iterator[None]:
     """Gradients of backward passes within stay on their ranks until the first pass outside."""

@@ -18,8 +18,15 @@ _FREE = frozenset(
 )  # fmt: skip
 
 
-def check_same_run(run: Path, before: dict[str, Any], now: dict[str, Any], allow_change: Collection[str] = ()) -> None:
+def check_same_run(
+    run: Path, before: dict[str, Any], now: dict[str, Any], allow_change: Collection[str] | None = ()
+) -> None:
     """Compare two configurations, key by key.
+
+    Args:
+        run: the folder, for the message.
+        before, now: plain values; a key that is left out is None.
+        allow_change: dotted keys that may differ; None where the command has no such option to speak of.
 
     Raises:
         UsageError: a value has changed that is not in ``allow_change`` (names old and new), or ``allow_change`` names
@@ -27,18 +34,18 @@ def check_same_run(run: Path, before: dict[str, Any], now: dict[str, Any], allow
     """
     earlier, later = flatten(before), flatten(now)
     keys = earlier.keys() | later.keys()
-    for name in allow_change:
+    for name in allow_change or ():
         if not any(_within(key, name) for key in keys):
             near = difflib.get_close_matches(name, keys, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UsageError(f"--allow-change {name}: there is no such key in the configuration{hint}")
-    free = {key for key in keys if any(_within(key, name) for name in (*_FREE, *allow_change))}
+    free = {key for key in keys if any(_within(key, name) for name in (*_FREE, *(allow_change or ())))}
     changed = sorted(key for key in keys - free if earlier.get(key) != later.get(key))
     if changed:
         what = ", ".join(f"{key} {earlier.get(key)!r} -> {later.get(key)!r}" for key in changed)
+        allow = f"name what may change with --allow-change {changed[0]}, " if allow_change is not None else ""
         raise UsageError(
-            f"{run}: --resume with another configuration ({what}); use the same one, name what may change with "
-            f"--allow-change {changed[0]}, or choose a new --out"
+            f"{run}: --resume with another configuration ({what}); use the same one, {allow}or choose a new --out"
         )
 
 

@@ -14,16 +14,14 @@ from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, default_collate
 
+from prostate_mim.engine.batch import Items
 from prostate_mim.engine.data import DrawDataset
 from prostate_mim.engine.resident import ResidentRegions
 from prostate_mim.engine.slots import Slots
 from prostate_mim.engine.worker import CropReader, Failure, Finish, as_it_is, failure, start_worker
 from prostate_mim.errors import TrainingError, UsageError
-
-Items = dict[str, Tensor]
 
 _AHEAD = 2  # steps that each worker reads ahead
 _POLL_SECONDS = 0.5  # how soon a killed worker is noticed

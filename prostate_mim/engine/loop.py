@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from prostate_mim.engine import distributed
 from prostate_mim.engine.augment import Augmentation
 from prostate_mim.engine.average import WeightAverage
-from prostate_mim.engine.batch import finish_batch, finish_crops
+from prostate_mim.engine.batch import Batch, Items, finish_batch, finish_crops
 from prostate_mim.engine.checkpoint import Checkpoint, load_newest, sweep, write_checkpoint
 from prostate_mim.engine.cpu_kernels import use_cpu_kernels
 from prostate_mim.engine.data import DrawDataset
@@ -31,8 +31,8 @@ from prostate_mim.engine.loader import DrawLoader
 from prostate_mim.engine.memory_format import choose_memory_format
 from prostate_mim.engine.resident import fits_on, resident_bytes
 from prostate_mim.engine.settings import LoopConfig
-from prostate_mim.engine.step import Items, LossFunction, Stepper
-from prostate_mim.engine.stopping import StopRequest
+from prostate_mim.engine.signals import StopRequest
+from prostate_mim.engine.step import LossFunction, Stepper
 from prostate_mim.engine.tracker import Tracker, progress_bar
 from prostate_mim.engine.worker import Finish
 from prostate_mim.errors import BackendError, ProstateMimError, UsageError
@@ -181,7 +181,7 @@ class _Training:
         own: torch.optim.Optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
         return own
 
-    def _finish(self, items: Items) -> Items:
+    def _finish(self, items: Items) -> Batch:
         return finish_batch(items, self.accelerator.device, self.dataset.spec, self.augmentation, self.config.seed)
 
     def _finish_in_workers(self) -> Finish:

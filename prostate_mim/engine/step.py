@@ -13,14 +13,14 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from prostate_mim.engine.batch import Batch, Items
 from prostate_mim.engine.distributed import gathered, is_sharded, total, unsynchronised
 from prostate_mim.engine.schedule import warmup_cosine
 from prostate_mim.engine.seeding import derive_seed
 from prostate_mim.engine.settings import LoopConfig
 from prostate_mim.errors import ResourceError, TrainingError
 
-Items = dict[str, Tensor]
-Batch = dict[str, Tensor]
+__all__ = ["Batch", "LossFunction", "StepLoss", "Stepper", "is_out_of_memory"]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from prostate_mim.engine.tracking import Backend, check_trackers, flatten, one_line, say, start_tracker
+from prostate_mim.engine.tracking import Backend, check_trackers, hyperparameters, one_line, say, start_tracker
 from prostate_mim.errors import BackendError, ProstateMimError
 from prostate_mim.files import append_line, write_text
 
@@ -70,7 +70,7 @@ class Tracker:
             return
         chosen = check_trackers(names)
         _drop_after(self.path, resume_step or -1)  # begun anew, it looks at the beginning anew
-        values = flatten(config or {})
+        values = hyperparameters(config or {})
         try:
             for name in chosen:
                 self._open(name, resume_step, values)

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from prostate_mim.engine.identity import flatten
 from prostate_mim.engine.records import without_paths
 from prostate_mim.errors import BackendError, UsageError
 from prostate_mim.files import write_text
@@ -54,19 +55,17 @@ def check_trackers(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(wanted)
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+def hyperparameters(config: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
     """``{"a": {"b": 1}}`` -> ``{"a.b": 1}``; lists and None become text, paths ``<path>`` (they stay in the run)."""
-    flat: dict[str, bool | int | float | str] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        elif isinstance(value, bool | int | float):
-            flat[f"{prefix}{key}"] = value
-        elif isinstance(value, list | tuple):
-            flat[f"{prefix}{key}"] = ", ".join(without_paths(str(part)) for part in value)
-        else:
-            flat[f"{prefix}{key}"] = "<path>" if isinstance(value, Path) else without_paths(str(value))
-    return flat
+    return {name: _plain(value) for name, value in flatten(dict(config)).items()}
+
+
+def _plain(value: object) -> bool | int | float | str:
+    if isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return ", ".join(without_paths(str(part)) for part in value)
+    return "<path>" if isinstance(value, Path) else without_paths(str(value))
 
 
 class Backend(Protocol):

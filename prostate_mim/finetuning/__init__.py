@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prostate_mim.finetuning.config import MODES, FinetuneConfig
+from prostate_mim.finetuning.config import MODES, ClassifierConfig, FinetuneConfig, FinetuneRunConfig
 from prostate_mim.finetuning.crossfit import cross_fit
 from prostate_mim.finetuning.linear import LinearProbe, fit_linear_probe
 from prostate_mim.finetuning.regions import predict_regions, region_features
@@ -12,8 +12,10 @@ from prostate_mim.finetuning.subsets import labelled_subset
 
 __all__ = [
     "MODES",
+    "ClassifierConfig",
     "FinetuneConfig",
     "FinetuneRun",
+    "FinetuneRunConfig",
     "LinearProbe",
     "cross_fit",
     "finetune",

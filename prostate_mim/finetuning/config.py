@@ -1,12 +1,15 @@
-"""FinetuneConfig: what ``finetune`` does. Plain values, so that they can be written down."""
+"""FinetuneConfig: what ``finetune`` does, and what it begins with. Plain values, so that they can be written down."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from prostate_mim.engine.augment import Augmentation
 from prostate_mim.engine.settings import LoopConfig
-from prostate_mim.errors import UsageError
+from prostate_mim.errors import IntegrityError, UsageError
+from prostate_mim.hub import BUNDLED_DEFAULT
+from prostate_mim.spec import InputSpec
 
 MODES = ("linear", "attentive", "full")
 TARGETS = ("label", "isup")
@@ -14,6 +17,12 @@ LEVELS = ("lesion", "study")
 AGGREGATES = ("max", "noisy-or")
 LOSSES = ("bce", "focal")
 POOLINGS = ("centre", "mean")
+# Of LoopConfig: a fine-tuning does not look at them. -> What decides instead.
+_UNUSED_OF_LOOP = {
+    "steps": "epochs say how long it trains",
+    "health_every": "nothing is looked at between its steps",
+    "keep_best": "patience keeps the best weights",
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,8 @@ class FinetuneConfig:
         name: of the release; the encoder's name with ``.classifier`` if None.
         augmentation: of crops in the modes ``attentive`` and ``full``, on the device.
         loop: batch, learning rate, device and so on; its ``steps`` follow from ``epochs``.
+        test_fold: a fold of the manifest's column ``fold``: train on the others, test on it alone, and release what was
+            tested; None tests every fold in turn and trains what is released on all rows.
     """
 
     mode: str = "linear"
@@ -68,6 +79,7 @@ class FinetuneConfig:
     name: str | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(learning_rate=2e-4, warmup=10))
+    test_fold: int | None = None
 
     def __post_init__(self) -> None:
         known = {"mode": MODES, "target": TARGETS, "level": LEVELS, "aggregate": AGGREGATES, "loss": LOSSES}
@@ -96,3 +108,79 @@ class FinetuneConfig:
             raise UsageError(f"freeze_epochs {self.freeze_epochs} leave nothing of {self.epochs} epochs; use fewer")
         if (self.patience or self.calibrate) and self.inner_folds < 2:
             raise UsageError("patience and calibrate hold out an inner fold of the training patients; inner_folds >= 2")
+        if self.test_fold is not None and self.test_fold < 0:
+            raise UsageError(f"test_fold is {self.test_fold}; give a number of the manifest's column fold, 0 or more")
+        if self.test_fold is not None and self.ensemble:
+            raise UsageError(
+                "an ensemble is of the models of all folds, and with test_fold there is one; leave out one"
+            )
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """What a fine-tuning begins with: an encoder, and how its classifier looks at a lesion.
+
+    What is None is the encoder's own. ``mode`` and ``target`` of the fine-tuning decide the head.
+
+    Attributes:
+        model: bundled name, folder, or ``org/name@revision``; empty where a program gave it, and nobody knows its name.
+        size_zyx: crop, voxels.
+        spacing_mm_zyx: voxel size, mm. Pretrained kernels see structures of other sizes under another one.
+        channels: ``t2w``, then any of ``gland``, ``lesion``, ``pz`` and ``tz``.
+        single_slice: what a 2D crop becomes: ``pad`` or ``repeat``.
+        pooling: ``centre`` or ``mean``; None: ``mean`` at level ``study``, else ``centre``.
+    """
+
+    model: str = BUNDLED_DEFAULT
+    size_zyx: tuple[int, int, int] | None = None
+    spacing_mm_zyx: tuple[float, float, float] | None = None
+    channels: tuple[str, ...] | None = None
+    single_slice: str | None = None
+    pooling: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.pooling not in (None, *POOLINGS):
+            raise UsageError(f"pooling {self.pooling!r} is unknown; choose {' or '.join(POOLINGS)}")
+        try:
+            self.spec_of(InputSpec())
+        except IntegrityError as error:  # not a damaged file: a setting
+            raise UsageError(
+                f"{error}; channels are t2w and then any of gland, lesion, pz, tz; single_slice is pad or repeat"
+            ) from error
+
+    def spec_of(self, spec: InputSpec) -> InputSpec:
+        """An encoder's contract with what is given here in place of its own."""
+        names = ("size_zyx", "spacing_mm_zyx", "channels", "single_slice")
+        asked: dict[str, Any] = {name: getattr(self, name) for name in names}
+        return replace(spec, **{name: value for name, value in asked.items() if value is not None})
+
+    def pooling_at(self, level: str) -> str:
+        """How cells become a vector, for rows that are lesions or whole studies."""
+        return self.pooling or ("mean" if level == "study" else "centre")
+
+
+@dataclass(frozen=True)
+class FinetuneRunConfig(FinetuneConfig):
+    """A fine-tuning and what it begins with, in one file: what the command reads, and a run's ``config.toml`` holds.
+
+    Attributes:
+        classifier: what it begins with.
+    """
+
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        default = LoopConfig()
+        for name, instead in _UNUSED_OF_LOOP.items():
+            if getattr(self.loop, name) != getattr(default, name):
+                raise UsageError(
+                    f"loop.{name} is {getattr(self.loop, name)}, at which fine-tuning does not look ({instead}); "
+                    "leave it out"
+                )
+
+
+def without_unused(loop: LoopConfig) -> LoopConfig:
+    """With the default of everything at which a fine-tuning does not look."""
+    default = LoopConfig()
+    return replace(loop, **{name: getattr(default, name) for name in _UNUSED_OF_LOOP})

@@ -187,7 +187,10 @@ def _phase(
 
 
 def plain(config: FinetuneConfig) -> dict[str, Any]:
-    """The configuration without that of the loop, which the loop writes down itself."""
+    """The configuration without that of the loop, which the loop writes down itself, and without where files lie."""
     values = dataclasses.asdict(config)
     del values["loop"]
+    values.pop("classifier", None)  # of a FinetuneRunConfig: the release tells it in its own way
+    if config.test_fold is None:  # as it was before there was a choice
+        del values["test_fold"]
     return values

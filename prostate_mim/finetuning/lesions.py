@@ -49,6 +49,20 @@ class Lesions:
     def __len__(self) -> int:
         return len(self.regions)
 
+    def part(self, rows: Sequence[int]) -> Lesions:
+        """Some of the entries, in the order of ``rows``."""
+        chosen = list(rows)
+        return Lesions(
+            regions=tuple(self.regions[i] for i in chosen),
+            labels=self.labels[chosen],
+            targets=self.targets[chosen],
+            patients=tuple(self.patients[i] for i in chosen),
+            folds=self.folds[chosen],
+            zones=self.zones[chosen],
+            zone_names=self.zone_names,
+            centres=tuple(self.centres[i] for i in chosen),
+        )
+
     def zone_of(self, place: int) -> str:
         """The zone's name; "" where unknown."""
         return "" if self.zones[place] == UNKNOWN else self.zone_names[self.zones[place]]

@@ -22,10 +22,11 @@ class FinetuneRun:
     """What fine-tuning found.
 
     Attributes:
-        folds: one AUROC per fold, on lesions of patients it was not trained on.
+        folds: one AUROC per fold, on lesions of patients it was not trained on; with ``test_fold`` that one's alone.
         pooled: AUROC of all out-of-fold probabilities together.
-        release: the classifier trained on every row, or the ensemble of the folds' classifiers.
-        labels, probabilities: out-of-fold, one per manifest row.
+        release: the classifier trained on every row, or the ensemble of the folds' classifiers; with ``test_fold`` that
+            which was tested.
+        labels, probabilities: out-of-fold, one per manifest row; with ``test_fold`` one per row of it.
         allowed_overlap: why the figures may flatter: what ``allow_overlap`` let pass.
         evaluation: every metric of the out-of-fold probabilities, by zone and centre too.
         patients: the same of patients: a patient is positive if a lesion is, its probability that of its lesions
@@ -90,6 +91,7 @@ def write_results(run: Path, scored: FinetuneRun, lesions: Lesions, config: Fine
     parts = {config.level: scored.evaluation, "patient": scored.patients}
     evaluations = {name: found.to_dict() for name, found in parts.items() if found is not None}
     values = {**figures(scored), "aggregate": config.aggregate, "evaluation": evaluations}
+    values |= {} if config.test_fold is None else {"test_fold": config.test_fold}
     write_text(run / "results.json", json.dumps(values, indent=2) + "\n")
     lines = ["row,fold,label,probability"]
     for region, fold, label, probability in zip(

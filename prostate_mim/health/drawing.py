@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from prostate_mim.health.explain import Panel
+from prostate_mim.health.panels import Panel
 from prostate_mim.health.run_folder import Curve, Picture
 
 if TYPE_CHECKING:

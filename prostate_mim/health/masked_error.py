@@ -13,9 +13,8 @@ from torch import Tensor
 from prostate_mim.engine.seeding import torch_generator
 from prostate_mim.health.features import batches, device_of, to_device
 from prostate_mim.health.windows import Window
-from prostate_mim.mim import MaskedImageModel, MimBatch, MimOutput, expand_blocks
+from prostate_mim.mim import MaskedImageModel, MimBatch, MimOutput, expand_blocks, hide, nothing_hidden
 from prostate_mim.mim.layout import to_blocks
-from prostate_mim.mim.strategies import Guide, hide_batch
 from prostate_mim.reconstruction import block_errors, interpolate_hidden
 
 # Rows of ``block_errors``, as they are logged: where blocks are hidden, and where voxels are changed instead.
@@ -46,27 +45,15 @@ def hidden_windows(model: MaskedImageModel, windows: Sequence[Window], first: in
     A strategy that asks a teacher which blocks are hard gets no answer and hides random ones, and one that changes
     with training acts as at its end: what is hidden must not depend on how far training is.
     """
-    guides = [
-        Guide(
-            voxels=torch.from_numpy(window.voxels)[None],
-            gland=_filled(window.gland),
-            lesion=_filled(window.lesion),
-            progress=1.0,
-        )
-        for window in windows
-    ]
+    cpu = torch.device("cpu")  # decided there, whatever device is watched
+    voxels, inside = to_device([w.voxels for w in windows], cpu), to_device([w.inside for w in windows], cpu)
+    none = np.zeros_like(windows[0].inside)
+    gland = to_device([none if w.gland is None else w.gland for w in windows], cpu)
+    lesion = to_device([none if w.lesion is None else w.lesion for w in windows], cpu)
     generators = [torch_generator(seed, "health", "hidden", first + number) for number in range(len(windows))]
-    decided = hide_batch(model.strategy, model.grid, model.ratio, generators, guides)
-    device = device_of(model)
-    gland = [np.zeros_like(w.inside) if w.gland is None else w.gland for w in windows]
-    return MimBatch(
-        to_device([w.voxels for w in windows], device),
-        to_device([w.inside for w in windows], device),
-        decided.blocks.to(device),
-        to_device(gland, device),
-        None if decided.voxels is None else decided.voxels.to(device),
-        None if decided.frequencies is None else decided.frequencies.to(device),
-    )
+    shown = MimBatch(voxels, inside, model.grid.all_visible(len(windows)), gland)
+    hidden, _ = hide(model, shown, generators, lesion=lesion, progress=1.0, ask_teacher=False)
+    return hidden.to(device_of(model))
 
 
 def masked_errors(
@@ -119,14 +106,9 @@ def masked_errors(
     return values, _joined(pictures) if len(pictures) else None
 
 
-def _filled(labelled: npt.NDArray[np.bool_] | None) -> Tensor | None:
-    return None if labelled is None or not labelled.any() else torch.from_numpy(labelled)
-
-
 def _to_restore(model: MaskedImageModel, batch: MimBatch) -> Tensor:
     """(N, 1, D, H, W) bool: hidden voxels; all of them in a sample that was changed without hiding a block."""
-    nothing = ~batch.hidden_blocks.flatten(1).any(1)[:, None, None, None, None]
-    return expand_blocks(batch.hidden_blocks, model.grid.block_zyx) | nothing
+    return expand_blocks(batch.hidden_blocks, model.grid.block_zyx) | nothing_hidden(batch.hidden_blocks)
 
 
 def _guess(batch: MimBatch, hidden: Tensor, spacing_mm_zyx: tuple[float, float, float]) -> Tensor:
@@ -163,8 +145,7 @@ def _block_losses(
     assert batch.gland is not None  # noqa: S101
     block_zyx, shape = model.grid.block_zyx, output.block_error.shape
     cells = output.counted.any(1, keepdim=True)
-    z, y, x = (block // cell for block, cell in zip(block_zyx, model.cell_zyx, strict=True))
-    counted = to_blocks(cells, (z, y, x)).any(2).view(shape)
+    counted = to_blocks(cells, model.grid.cells_zyx(model.cell_zyx)).any(2).view(shape)
     gland = (to_blocks(batch.gland, block_zyx).float().mean(2) >= 0.5).view(shape)
     known = has_gland[:, None, None, None]
     found = {}

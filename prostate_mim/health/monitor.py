@@ -76,7 +76,7 @@ class HealthMonitor:
             run: the run folder; ``health/`` in it is written.
 
         Returns:
-            Numbers by name, each beginning with ``health/``; see ``prostate_mim.health.explain``. What the data
+            Numbers by name, each beginning with ``health/``; see ``prostate_mim.health.panels``. What the data
             cannot answer (no masks, no labels, one centre) is left out.
 
         Raises:

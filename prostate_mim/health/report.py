@@ -11,8 +11,8 @@ from prostate_mim._version import __version__
 from prostate_mim.engine.records import without_paths
 from prostate_mim.files import write_text
 from prostate_mim.health.drawing import curves_svg, reconstructions_png
-from prostate_mim.health.explain import SECTIONS, Panel
 from prostate_mim.health.page import Card, Page, inline, render
+from prostate_mim.health.panels import SECTIONS, Panel
 from prostate_mim.health.run_folder import RunFolder, read_pictures, read_run
 
 NAME = "report.html"

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from prostate_mim.engine.data import Piece
 from prostate_mim.engine.seeding import numpy_generator
 from prostate_mim.errors import UsageError, VolumeError
-from prostate_mim.preprocess import normalise
+from prostate_mim.mim.layout import Triple
+from prostate_mim.preprocess import BoolArray, FloatArray, normalise
 from prostate_mim.spec import InputSpec
-
-if TYPE_CHECKING:
-    from prostate_mim.store import PreparedStudy
-
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float32]
-Triple = tuple[int, int, int]
-Piece = tuple[slice, slice, slice]
+from prostate_mim.store import PreparedStudy
 
 # A crop that is mostly padding tells little about the study, and much about where its border lies.
 _LEAST_INSIDE = 0.5

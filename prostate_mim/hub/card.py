@@ -7,17 +7,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from prostate_mim.hub.studies import Studies
+from prostate_mim.manifest import level_of
 
 _NOT_A_DEVICE = (
     "Research software. **Not a medical device**: not validated, not approved, not to be used for diagnosis or for "
     "any decision about a patient."
 )
+_ASKED = (
+    "Which images it is for is not recorded. Whoever publishes it says here which organ, sequence and scanners, and "
+    "how the studies were chosen."
+)
+_OBJECTIVES = {"mim": "by masked image modelling", "simclr": "contrastively (SimCLR)"}
 
 
 def make_card(
     config: Mapping[str, Any], *, terms: str | None = None, body: str = "", studies: Studies | None = None
 ) -> str:
-    """A Markdown card from a release's config.
+    """A Markdown card from a release's config. It claims nothing of the images: no release knows their organ.
 
     Args:
         config: as for ``write_release``.
@@ -32,7 +38,7 @@ def make_card(
     lines = [
         f"# {config['name']}",
         "",
-        f"A 3D CNN {config['kind']} for axial T2w prostate MRI (`{config['architecture']}`), by prostate-mim.",
+        f"{_about(config)} {_ASKED}",
         "",
         "```python",
         f"from prostate_mim import {loader}",
@@ -61,3 +67,24 @@ def make_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _about(config: Mapping[str, Any]) -> str:
+    """What it is, by what its details record."""
+    details = config["details"]
+    what = f"A 3D CNN {config['kind']}"
+    if config["kind"] == "classifier" and "finetuning" in details:
+        what += " of whole studies" if level_of(details) == "study" else " of lesions"
+    parts = [f"{what} (`{config['architecture']}`)"]
+    if training := _pretraining(details.get("training")):
+        parts.append(f"its encoder {training}" if config["kind"] == "classifier" else training)
+    return ", ".join([*parts, "by prostate-mim."])
+
+
+def _pretraining(training: object) -> str:
+    """``pretrained by masked image modelling on 40 studies``; empty where nothing is recorded."""
+    if not isinstance(training, Mapping):
+        return ""
+    studies = training.get("studies")
+    how = _OBJECTIVES.get(str(training.get("objective", "mim")))
+    return " ".join(filter(None, ("pretrained", how, f"on {studies:,} studies" if isinstance(studies, int) else "")))

@@ -11,7 +11,7 @@ from prostate_mim.errors import NotFoundError, UsageError
 from prostate_mim.hub.card import make_card
 from prostate_mim.initialisations import makers
 from prostate_mim.initialisations.request import SECTION, Request
-from prostate_mim.nets import ARCHITECTURES
+from prostate_mim.nets import ARCHITECTURES, unknown_architecture
 from prostate_mim.nets.inflation import LAYOUTS
 from prostate_mim.spec import InputSpec
 
@@ -102,7 +102,7 @@ def initialise(
     if name not in INITIALISATIONS:
         raise NotFoundError(f"initialisation {name!r} is unknown; choose one of {', '.join(INITIALISATIONS)}")
     if architecture not in ARCHITECTURES:
-        raise NotFoundError(f"architecture {architecture!r} is unknown (known: {', '.join(ARCHITECTURES)})")
+        raise NotFoundError(unknown_architecture(architecture))
     chosen = INITIALISATIONS[name]
     if chosen.architectures and architecture not in chosen.architectures:
         raise UsageError(

@@ -12,12 +12,10 @@ import torch
 from torch import Tensor
 
 from prostate_mim.errors import UsageError
-from prostate_mim.masked.windows import WindowKey, Windows
+from prostate_mim.masked.windows import Triple, WindowKey, Windows
 
 if TYPE_CHECKING:
     from prostate_mim.masked.features import MaskedFeatures
-
-Triple = tuple[int, int, int]
 
 
 class Level:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prostate_mim.errors import UsageError
-from prostate_mim.masked.context import Level, Triple
+from prostate_mim.masked.context import Level
 from prostate_mim.masked.features import DenseFeatures, MaskedFeatures, RowFeatures, rows_of
 from prostate_mim.masked.rows import convolve_rows
-from prostate_mim.masked.windows import WindowKey
+from prostate_mim.masked.windows import Triple, WindowKey
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from prostate_mim.errors import UsageError
-from prostate_mim.masked.context import Level, Triple
+from prostate_mim.masked.context import Level
 from prostate_mim.masked.convolution import Sliding, slide, triple
 from prostate_mim.masked.features import DenseFeatures, MaskedFeatures, RowFeatures, rows_of
 from prostate_mim.masked.norms import sample_sums
-from prostate_mim.masked.windows import WindowKey, Windows
+from prostate_mim.masked.windows import Triple, WindowKey, Windows
 
 
 def max_pool(

@@ -8,7 +8,7 @@ from prostate_mim.metrics.comparison import Comparison, compare
 from prostate_mim.metrics.delong import DeLong, auroc_standard_error, delong
 from prostate_mim.metrics.evaluation import Counts, Evaluation, evaluate
 from prostate_mim.metrics.multiplicity import benjamini_hochberg, holm, mean_over_runs, permutation_over_seeds
-from prostate_mim.metrics.picai import PicaiCase, detection_map, write_picai
+from prostate_mim.metrics.picai import PicaiCase, PicaiFigures, detection_map, score_picai, write_picai
 from prostate_mim.metrics.ranking import roc_curve
 from prostate_mim.metrics.scored import Estimate, Scored
 from prostate_mim.metrics.table import METRICS, auroc
@@ -24,6 +24,7 @@ __all__ = [
     "Estimate",
     "Evaluation",
     "PicaiCase",
+    "PicaiFigures",
     "RocBand",
     "Scored",
     "auroc",
@@ -42,5 +43,6 @@ __all__ = [
     "reliability_bins",
     "roc_band",
     "roc_curve",
+    "score_picai",
     "write_picai",
 ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +43,25 @@ class PicaiCase:
     label: Volume
 
 
+@dataclass(frozen=True)
+class PicaiFigures:
+    """What picai_eval found.
+
+    Attributes:
+        auroc: of studies, whose score is the highest of their detection map.
+        average_precision: of lesions.
+        score: PI-CAI's, the mean of both.
+        cases: studies.
+        lesions: connected lesions in the labels.
+    """
+
+    auroc: float
+    average_precision: float
+    score: float
+    cases: int
+    lesions: int
+
+
 def write_picai(folder: str | Path, cases: Iterable[PicaiCase]) -> list[Path]:
     """Write ``<case_id>_detection_map.nii.gz`` and ``<case_id>_label.nii.gz`` for each case, atomically.
 
@@ -55,8 +76,8 @@ def write_picai(folder: str | Path, cases: Iterable[PicaiCase]) -> list[Path]:
         the paths, in the order of the cases, detection map before label.
 
     Raises:
-        UsageError: a case that picai_eval would refuse or misread (named by its number from 1), or detection maps in
-            the folder already.
+        UsageError: a case that picai_eval would refuse or misread (named by its number from 1), one whose maps are no
+            ``Volume``, or detection maps in the folder already.
         ResourceError: the disk is full.
     """
     folder = make_folder(folder)
@@ -80,9 +101,32 @@ def write_picai(folder: str | Path, cases: Iterable[PicaiCase]) -> list[Path]:
     return written
 
 
+def score_picai(folder: str | Path) -> PicaiFigures | None:
+    """What picai_eval makes of a folder that ``write_picai`` wrote; None where that package is not installed.
+
+    What it prints, when it is imported too, goes to stderr.
+    """
+    with redirect_stdout(sys.stderr):
+        try:
+            import picai_eval  # type: ignore[import-untyped,import-not-found]
+        except ImportError:
+            return None
+        found = picai_eval.evaluate_folder(str(folder), verbose=0)
+        figures = (found.auroc, found.AP, found.score)
+    auroc, precision, score = (float(value) + 0.0 for value in figures)  # its AP of nothing found is -0.0
+    return PicaiFigures(auroc, precision, score, int(found.num_cases), int(found.num_lesions))
+
+
 def _check_case(case: PicaiCase, number: int) -> None:
     from scipy import ndimage
 
+    given: dict[str, object] = {"detection map": case.detection, "label": case.label}
+    for name, found in given.items():
+        if not isinstance(found, Volume):
+            raise UsageError(
+                f"case {number}: its {name} is of type {type(found).__name__}, and a Volume is needed; give "
+                "Volume(voxels, t2w.geometry)"
+            )
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", case.case_id) or re.search(f"{DETECTION}|{LABEL}", case.case_id):
         raise UsageError(
             f"case {number}: the case_id cannot be a file name of picai_eval; use letters, digits and . _ - only, "

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from prostate_mim.errors import UsageError
-from prostate_mim.mim.layout import Triple, repeat_cells
-
-TripleMm = tuple[float, float, float]
+from prostate_mim.mim.layout import Triple, TripleMm, repeat_cells
 
 
 @dataclass(frozen=True)
@@ -28,14 +27,22 @@ class BlockGrid:
     @property
     def count(self) -> int:
         """Blocks per crop."""
-        z, y, x = self.grid_zyx
-        return z * y * x
+        return math.prod(self.grid_zyx)
 
     @property
     def size_zyx(self) -> Triple:
         """Voxels per crop."""
         (bz, by, bx), (gz, gy, gx) = self.block_zyx, self.grid_zyx
         return bz * gz, by * gy, bx * gx
+
+    def all_visible(self, samples: int) -> Tensor:
+        """(N, gz, gy, gx) bool, all False: nothing is hidden."""
+        return torch.zeros(samples, *self.grid_zyx, dtype=torch.bool)
+
+    def cells_zyx(self, stride_zyx: Triple) -> Triple:
+        """Positions per block at the stage with this stride in voxels."""
+        z, y, x = (block // stride for block, stride in zip(self.block_zyx, stride_zyx, strict=True))
+        return z, y, x
 
     @classmethod
     def from_mm(
@@ -107,6 +114,11 @@ class BlockGrid:
 def expand_blocks(hidden_blocks: Tensor, factor_zyx: Triple) -> Tensor:
     """(N, gz, gy, gx) bool per block -> (N, 1, gz*fz, gy*fy, gx*fx) bool per voxel (or coarse cell)."""
     return repeat_cells(hidden_blocks[:, None], factor_zyx)
+
+
+def nothing_hidden(hidden_blocks: Tensor) -> Tensor:
+    """(N, gz, gy, gx) bool -> (N, 1, 1, 1, 1) bool: samples without a hidden block."""
+    return ~hidden_blocks.flatten(1).any(1)[:, None, None, None, None]
 
 
 def _rounded_block(axis: str, mm: float, spacing: float, size: int, stride: int) -> int:

@@ -45,8 +45,7 @@ class Encoding(nn.Module):
 
     def at_stage(self, hidden_blocks: Tensor, stage: StageInfo) -> Tensor:
         """(N, gz, gy, gx) bool per block -> (N, 1, d, h, w) bool per position of a stage."""
-        z, y, x = (block // stride for block, stride in zip(self.grid.block_zyx, stage.stride_zyx, strict=True))
-        return expand_blocks(hidden_blocks, (z, y, x))
+        return expand_blocks(hidden_blocks, self.grid.cells_zyx(stage.stride_zyx))
 
     def forward(self, voxels: Tensor, hidden_blocks: Tensor, levels: int) -> list[Tensor]:
         """The ``levels`` coarsest stages.

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from prostate_mim.mim.model import MaskedImageModel, MimBatch, MimOutput
 from prostate_mim.mim.strategies import Guide, hide_batch
-from prostate_mim.mim.teacher import block_difficulty
-
-if TYPE_CHECKING:
-    from prostate_mim.mim.model import MaskedImageModel, MimBatch
 
 
 def hide(
@@ -22,6 +20,7 @@ def hide(
     *,
     lesion: Tensor | None = None,
     progress: float = 0.0,
+    ask_teacher: bool = True,
 ) -> tuple[MimBatch, tuple[str, ...]]:
     """Decide what is hidden in a batch.
 
@@ -31,6 +30,8 @@ def hide(
         generators: one per sample, the only source of randomness.
         lesion: (N, 1, D, H, W) bool labels, for strategies that are not self-supervised.
         progress: share of the training that is done, 0 to 1.
+        ask_teacher: False where what is hidden must not depend on how far training is; a strategy that has no other
+            guide then hides random blocks.
 
     Returns:
         The batch with what is hidden, and for each sample the name of the strategy that was really used.
@@ -40,7 +41,7 @@ def hide(
     """
     strategy = model.strategy
     difficulty = None
-    if "difficulty" in strategy.needs and model.teacher is not None:
+    if ask_teacher and "difficulty" in strategy.needs and model.teacher is not None:
         difficulty = block_difficulty(model, batch, _covers(generators, model.grid.grid_zyx))
     guides = [
         Guide(
@@ -54,15 +55,34 @@ def hide(
     ]
     decided = hide_batch(strategy, model.grid, model.ratio, generators, guides)
     device = batch.voxels.device
-    hidden = type(batch)(
-        batch.voxels,
-        batch.inside,
-        decided.blocks.to(device),
-        batch.gland,
-        None if decided.voxels is None else decided.voxels.to(device),
-        None if decided.frequencies is None else decided.frequencies.to(device),
+    hidden = dataclasses.replace(
+        batch,
+        hidden_blocks=decided.blocks.to(device),
+        changed=None if decided.voxels is None else decided.voxels.to(device),
+        frequencies=None if decided.frequencies is None else decided.frequencies.to(device),
     )
     return hidden, decided.strategies
+
+
+@torch.no_grad()
+def block_difficulty(model: MaskedImageModel, batch: MimBatch, covers: Sequence[Tensor]) -> Tensor:
+    """The teacher's reconstruction error of every block: (N, gz, gy, gx).
+
+    Args:
+        model: with a teacher.
+        batch: its hidden blocks are not used.
+        covers: (N, gz, gy, gx) bool each; together they hide every block at least once.
+    """
+    assert model.teacher is not None  # noqa: S101 - who asks has looked
+    view = copy.copy(model)  # the same model with the teacher's parts in the place of its own
+    view._modules = {**model._modules, "encoding": model.teacher.encoding, "decoder": model.teacher.decoder}
+    total, times = torch.zeros(covers[0].shape), torch.zeros(covers[0].shape)
+    for hidden_blocks in covers:
+        shown = MimBatch(batch.voxels, batch.inside, hidden_blocks.to(batch.voxels.device), batch.gland)
+        output: MimOutput = view(shown)
+        total += output.block_error.cpu().float() * hidden_blocks.cpu()
+        times += hidden_blocks.cpu()
+    return total / times.clamp(min=1)
 
 
 def _covers(generators: Sequence[torch.Generator], grid_zyx: tuple[int, int, int]) -> list[Tensor]:

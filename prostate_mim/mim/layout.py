@@ -7,6 +7,7 @@ from torch import Tensor
 from prostate_mim.errors import UsageError
 
 Triple = tuple[int, int, int]
+TripleMm = tuple[float, float, float]
 
 
 def repeat_cells(values: Tensor, factor_zyx: Triple) -> Tensor:
@@ -50,11 +51,3 @@ def to_blocks(voxels: Tensor, block_zyx: Triple) -> Tensor:
     z, y, x = block_zyx
     split = voxels.reshape(n, d // z, z, h // y, y, w // x, x).permute(0, 1, 3, 5, 2, 4, 6)
     return split.reshape(n, (d // z) * (h // y) * (w // x), z * y * x)
-
-
-def from_blocks(blocks: Tensor, block_zyx: Triple, grid_zyx: Triple) -> Tensor:
-    """The inverse of ``to_blocks``."""
-    n = blocks.shape[0]
-    (z, y, x), (gz, gy, gx) = block_zyx, grid_zyx
-    split = blocks.reshape(n, gz, gy, gx, z, y, x).permute(0, 1, 4, 2, 5, 3, 6)
-    return split.reshape(n, 1, gz * z, gy * y, gx * x)

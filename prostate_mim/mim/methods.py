@@ -98,22 +98,3 @@ def find_method(name: str) -> Method:
         NotFoundError: unknown name; the nearest known one is suggested.
     """
     return look_up("method", name, METHODS)
-
-
-def vary(
-    name: str, *, strategy: str = "", ratio: str = "", target: str = "", decoder: str = "", loss: str = ""
-) -> Method:
-    """A named method with some of its parts exchanged; an empty part is the method's own.
-
-    Raises:
-        NotFoundError: the method is unknown.
-    """
-    method = find_method(name)
-    return dataclasses.replace(
-        method,
-        strategy=strategy or method.strategy,
-        ratio=ratio or method.ratio,
-        target=target or method.target,
-        decoder=decoder or method.decoder,
-        losses=((loss, 1.0),) if loss else method.losses,
-    )

@@ -12,13 +12,14 @@ Which encoding, decoder, target and losses: a ``Method``. Masked operators: ``pr
 from __future__ import annotations
 
 import copy
+import dataclasses
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from prostate_mim.errors import UsageError
-from prostate_mim.mim.blocks import BlockGrid, expand_blocks
+from prostate_mim.mim.blocks import BlockGrid, expand_blocks, nothing_hidden
 from prostate_mim.mim.decoders import build_decoder
 from prostate_mim.mim.encoding import Encoding
 from prostate_mim.mim.layout import cells_to_voxels, to_blocks, voxels_to_cells
@@ -51,6 +52,11 @@ class MimBatch:
     gland: Tensor | None = None
     changed: Tensor | None = None
     frequencies: Tensor | None = None
+
+    def to(self, device: torch.device) -> MimBatch:
+        """The same on a device."""
+        parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return dataclasses.replace(self, **{name: part.to(device) for name, part in parts.items() if part is not None})
 
 
 @dataclass(frozen=True)
@@ -156,7 +162,7 @@ class MaskedImageModel(nn.Module):
         features = self.encoding(voxels, hidden_blocks, self.decoder.levels)
         hidden = [self.encoding.at_stage(hidden_blocks, stage) for stage in self.encoding.stages[-len(features) :]]
         # Where no block is hidden, the sample was changed in another way, and every cell is to be restored.
-        asked = hidden[-1] | _nothing_hidden(hidden_blocks) | (self.method.scores == "all")
+        asked = hidden[-1] | nothing_hidden(hidden_blocks) | (self.method.scores == "all")
         prediction: Tensor = self.decoder(features, [~cells for cells in hidden], asked)
         return prediction
 
@@ -169,11 +175,13 @@ class MaskedImageModel(nn.Module):
             if self.method.scores == "all":
                 hidden = torch.ones_like(hidden)
             elif batch.changed is not None or batch.frequencies is not None:
-                hidden = hidden | _nothing_hidden(batch.hidden_blocks)
+                hidden = hidden | nothing_hidden(batch.hidden_blocks)
             counted = counted_cells(self.target, hidden, batch.inside, self.cell_zyx)
         found = prediction
         if batch.frequencies is not None:
-            found, wanted = (self._only(values, batch.frequencies) for values in (prediction.to(wanted.dtype), wanted))
+            found, wanted = (
+                self._only_frequencies(values, batch.frequencies) for values in (prediction.to(wanted.dtype), wanted)
+            )
         total = torch.zeros((), device=prediction.device)
         scored = []
         for loss, weight in self.losses:
@@ -192,7 +200,7 @@ class MaskedImageModel(nn.Module):
         """The prediction as (N, 1, D, H, W) in z-scores, for pictures only; None where the target is no image."""
         return self.target.to_voxels(output.prediction, self.source(batch), self.grid, self.cell_zyx)
 
-    def _only(self, values: Tensor, frequencies: Tensor) -> Tensor:
+    def _only_frequencies(self, values: Tensor, frequencies: Tensor) -> Tensor:
         """(N, F, d, h, w) voxelwise -> the same with nothing but the given in-plane frequencies, if any are given."""
         voxels = cells_to_voxels(values, self.cell_zyx)
         dropped = torch.fft.ifft2(torch.fft.fft2(voxels) * frequencies[:, None, None]).real
@@ -216,12 +224,6 @@ class MaskedImageModel(nn.Module):
             )
 
     def _block_error(self, cell_error: Tensor, counted: Tensor) -> Tensor:
-        z, y, x = (block // cell for block, cell in zip(self.grid.block_zyx, self.cell_zyx, strict=True))
-        count = counted.sum(1, keepdim=True)
-        errors, counts = to_blocks(cell_error[:, None] * count, (z, y, x)), to_blocks(count, (z, y, x))
+        cells, count = self.grid.cells_zyx(self.cell_zyx), counted.sum(1, keepdim=True)
+        errors, counts = to_blocks(cell_error[:, None] * count, cells), to_blocks(count, cells)
         return (errors.sum(2) / counts.sum(2).clamp(min=1)).view(-1, *self.grid.grid_zyx)
-
-
-def _nothing_hidden(hidden_blocks: Tensor) -> Tensor:
-    """(N, gz, gy, gx) bool -> (N, 1, 1, 1, 1) bool: samples without a hidden block."""
-    return ~hidden_blocks.flatten(1).any(1)[:, None, None, None, None]

@@ -1,9 +1,8 @@
-"""A slowly following copy of the model: gives targets (data2vec) and says which blocks are hard (AnatoMask)."""
+"""A slowly following copy of the model, which gives targets (data2vec), and for which blocks are hard (AnatoMask)."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,22 +47,3 @@ class EmaTeacher(nn.Module):
         """The coarsest stage of everything: (N, 1, D, H, W) -> (N, C, d, h, w)."""
         found: Tensor = self.encoding.encoder(voxels)[-1]  # type: ignore[operator]
         return found
-
-
-@torch.no_grad()
-def block_difficulty(model: Any, batch: Any, covers: list[Tensor]) -> Tensor:
-    """The teacher's reconstruction error of every block: (N, gz, gy, gx).
-
-    Args:
-        model: a ``MaskedImageModel`` with a teacher.
-        batch: a ``MimBatch``; its hidden blocks are not used.
-        covers: (N, gz, gy, gx) bool each; together they hide every block at least once.
-    """
-    view = copy.copy(model)
-    view._modules = {**model._modules, "encoding": model.teacher.encoding, "decoder": model.teacher.decoder}
-    total, times = torch.zeros(covers[0].shape), torch.zeros(covers[0].shape)
-    for hidden_blocks in covers:
-        output = view(type(batch)(batch.voxels, batch.inside, hidden_blocks.to(batch.voxels.device), batch.gland))
-        total += output.block_error.cpu().float() * hidden_blocks.cpu()
-        times += hidden_blocks.cpu()
-    return total / times.clamp(min=1)

@@ -1,11 +1,10 @@
-"""Encoders. ARCHITECTURES is the whole registry: a literal dict, name -> builder."""
+"""Encoders. ARCHITECTURES is the whole registry: a literal dict, name -> builder, to which users may add their own."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
 
-from prostate_mim.errors import NotFoundError
+from prostate_mim.errors import NotFoundError, UsageError
 from prostate_mim.nets.convnext import convnext_a, convnext_t
 from prostate_mim.nets.densenet import densenet121
 from prostate_mim.nets.effnet import effnet_lite0
@@ -16,13 +15,14 @@ from prostate_mim.nets.medicalnet import (
     medicalnet_resnet34,
     medicalnet_resnet50,
 )
+from prostate_mim.nets.registering import Builder, check_encoder, check_name, same_builder
 from prostate_mim.nets.resenc import resenc_b, resenc_l, resenc_s
 from prostate_mim.nets.resnet import resnet10, resnet18, resnet34, resnet50
 from prostate_mim.nets.stem import widen_stem
 
-__all__ = ["ARCHITECTURES", "Encoder", "StageInfo", "build_encoder"]
+__all__ = ["ARCHITECTURES", "Encoder", "StageInfo", "build_encoder", "register_encoder"]
 
-ARCHITECTURES: dict[str, Callable[[], Encoder]] = {
+ARCHITECTURES: dict[str, Builder] = {
     "resenc-s": resenc_s,
     "resenc-b": resenc_b,
     "resenc-l": resenc_l,
@@ -41,6 +41,71 @@ ARCHITECTURES: dict[str, Callable[[], Encoder]] = {
 }
 
 
+_SHIPPED = frozenset(ARCHITECTURES)
+
+
+def register_encoder(name: str, builder: Builder) -> None:
+    """Make a network of your own known under a name, in this process.
+
+    From then on the name is an architecture like the package's own: of ``PretrainConfig``, of ``PreMIM`` and of a
+    study's arms. Nothing is written down: a release keeps the name alone, so that whoever loads it imports the module
+    that registers it first. Whether the network can be masked is asked by ``prostate_mim.masked.masked_twin``.
+
+    The encoder is built once and tried on a small random volume, on the CPU, in evaluation mode: one feature map for
+    each declared resolution, with the declared channels and strides.
+
+    Args:
+        name: at most 64 letters, digits and ``_ + -``, not one of the package's own. Registering a builder again, or
+            its definition after it was executed again, is fine.
+        builder: a class or function without arguments that gives an ``Encoder`` of one input channel, with random
+            weights. Processes that a study starts import the main script again: register at its top, not under
+            ``if __name__ == "__main__":``.
+
+    Raises:
+        UsageError: the name is not allowed or taken, or the encoder fails or does not give what it declares.
+
+    Example:
+        >>> from torch import nn
+        >>> from prostate_mim import PreMIM, register_encoder
+        >>> from prostate_mim.nets import Encoder
+        >>> from prostate_mim.nets.encoder import unchanged
+        >>> class OrganEncoder(Encoder):
+        ...     def __init__(self):
+        ...         super().__init__(strides_zyx=[(1, 1, 1), (2, 2, 2)], channels=[8, 16])
+        ...         self.fine = nn.Sequential(nn.Conv3d(1, 8, 3, padding=1), nn.ReLU())
+        ...         self.coarse = nn.Sequential(nn.Conv3d(8, 16, 3, stride=2, padding=1), nn.ReLU())
+        ...
+        ...     def forward(self, voxels, between=unchanged):
+        ...         fine = between(0, self.fine(voxels))
+        ...         return [fine, between(1, self.coarse(fine))]
+        >>> register_encoder("organ-net", OrganEncoder)
+        >>> [info.channels for info in PreMIM("organ-net").feature_info]
+        [8, 16]
+    """
+    check_name(name)
+    if name in _SHIPPED:
+        raise UsageError(f"architecture {name!r} is one of the package's own; choose another name for yours")
+    known = ARCHITECTURES.get(name)
+    if known is not None and not same_builder(known, builder):
+        raise UsageError(
+            f"architecture {name!r} is registered already, with another builder; choose another name, or begin a new "
+            "Python process"
+        )
+    if known is not builder:
+        check_encoder(name, builder)
+        ARCHITECTURES[name] = builder
+
+
+def unknown_architecture(name: str) -> str:
+    """What an error says of a name that is not in ``ARCHITECTURES``."""
+    near = difflib.get_close_matches(name, ARCHITECTURES, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return (
+        f"architecture {name[:80]!r} is unknown{hint} (known: {', '.join(ARCHITECTURES)}); for a network of your own, "
+        "import the module that registers it first (register_encoder)"
+    )
+
+
 def build_encoder(architecture: str, in_channels: int = 1) -> Encoder:
     """A freshly initialised encoder (torch's global generator decides the weights).
 
@@ -49,12 +114,10 @@ def build_encoder(architecture: str, in_channels: int = 1) -> Encoder:
         in_channels: of its input; weights of all but the first begin at 0, see ``stem.widen_stem``.
 
     Raises:
-        NotFoundError: unknown architecture; the nearest known name is suggested.
+        NotFoundError: unknown architecture; a near name is suggested, and all known ones are listed.
     """
     if architecture not in ARCHITECTURES:
-        near = [*difflib.get_close_matches(architecture, ARCHITECTURES, n=1, cutoff=0.1), "resenc-s"][0]
-        known = ", ".join(ARCHITECTURES)
-        raise NotFoundError(f"architecture {architecture!r} is unknown; did you mean {near!r}? (known: {known})")
+        raise NotFoundError(unknown_architecture(architecture))
     encoder = ARCHITECTURES[architecture]()
     widen_stem(encoder, in_channels)
     return encoder

@@ -2,6 +2,6 @@
 
 from prostate_mim.pretraining.config import PretrainConfig
 from prostate_mim.pretraining.run import make_model, mim_details, pretrain
-from prostate_mim.pretraining.task import MimTask, unwrapped
+from prostate_mim.pretraining.task import MimTask
 
-__all__ = ["MimTask", "PretrainConfig", "make_model", "mim_details", "pretrain", "unwrapped"]
+__all__ = ["MimTask", "PretrainConfig", "make_model", "mim_details", "pretrain"]

@@ -48,6 +48,9 @@ class PretrainConfig:
         begin: key of ``initialisations.INITIALISATIONS``: the encoder's weights before the first step.
         begin_source: what that needs: a release, or a file of weights.
         freeze_encoder: only the decoder learns: pictures and masked error of weights that exist.
+        leave_out_fold: a fold of the manifest's column ``fold`` whose rows are not learnt from, so that what is
+            fine-tuned from this encoder can be tested on it. Weights of ``begin`` may have seen it all the same, and
+            then their release says so. None learns from all rows.
     """
 
     architecture: str = "resenc-s"
@@ -67,6 +70,7 @@ class PretrainConfig:
     begin: str = RANDOM
     begin_source: str = ""
     freeze_encoder: bool = False
+    leave_out_fold: int | None = None
 
     def __post_init__(self) -> None:
         if any(room < n for room, n in zip(self.region_zyx, self.spec.size_zyx, strict=True)):
@@ -90,6 +94,10 @@ class PretrainConfig:
             raise UsageError(
                 "freeze_encoder trains a decoder of weights that exist: it needs objective mim and a begin that is "
                 "not random"
+            )
+        if self.leave_out_fold is not None and self.leave_out_fold < 0:
+            raise UsageError(
+                f"leave_out_fold is {self.leave_out_fold}; give a number of the manifest's column fold, 0 or more"
             )
         if self.objective == SIMCLR:
             self._check_contrastive()

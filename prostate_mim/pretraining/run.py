@@ -23,6 +23,7 @@ from prostate_mim.engine.seeding import derive_seed
 from prostate_mim.engine.tracking import check_trackers
 from prostate_mim.errors import UsageError
 from prostate_mim.files import sha256_of
+from prostate_mim.folds import leave_out_fold
 from prostate_mim.health.report import write_report
 from prostate_mim.hub.release import WEIGHTS
 from prostate_mim.manifest import Manifest, read_manifest
@@ -64,14 +65,14 @@ def pretrain(
 
     Raises:
         ManifestError, VolumeError, NotFoundError: the data; found before training begins.
-        UsageError: the configuration, no row has the masks its strategy looks at, there are not two patients to
-            tell apart, or ``out`` cannot be written or holds a finished run.
+        UsageError: the configuration, no row is in the fold to leave out, no row has the masks its strategy looks at,
+            there are not two patients to tell apart, or ``out`` cannot be written or holds a finished run.
         TrainingError, ResourceError: see ``engine.loop.train``.
     """
     config = config or PretrainConfig()
     pick_device(config.loop.device)  # refuse these before an hour of reading
     check_trackers(config.loop.trackers)
-    listed = read_manifest(manifest)
+    listed = _learnt_from(read_manifest(manifest), config)
     model = _untrained(config, listed)
     run, kept = prepare_run(out, resume), None if store is None else Path(store)
     region = config.spec.with_size(config.region_zyx)
@@ -86,6 +87,17 @@ def pretrain(
     if launched_rank() == 0:
         _publish(weights, config, prepared, run)
     return run / "release"
+
+
+def _learnt_from(listed: Manifest, config: PretrainConfig) -> Manifest:
+    """The rows without those of the fold that is left out, which are not even read."""
+    if config.leave_out_fold is None:
+        return listed
+    kept = leave_out_fold(listed, config.leave_out_fold)
+    if launched_rank() == 0:
+        gone = len(listed.rows) - len(kept.rows)
+        sys.stderr.write(f"fold {config.leave_out_fold} is left out: {gone} of {len(listed.rows)} rows\n")
+    return kept
 
 
 def _untrained(config: PretrainConfig, manifest: Manifest) -> nn.Module:

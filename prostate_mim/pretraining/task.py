@@ -7,17 +7,11 @@ from collections import Counter
 import torch
 from torch import Tensor, nn
 
+from prostate_mim.engine.batch import Batch
+from prostate_mim.engine.distributed import unwrapped
 from prostate_mim.engine.seeding import torch_generator
-from prostate_mim.engine.step import Batch, StepLoss
+from prostate_mim.engine.step import StepLoss
 from prostate_mim.mim import MaskedImageModel, MimBatch, MimOutput, hide
-
-
-def unwrapped(model: nn.Module) -> MaskedImageModel:
-    """The model within whatever distributes it."""
-    bare = getattr(model, "module", model)
-    if not isinstance(bare, MaskedImageModel):  # pragma: no cover - train wraps what it was given
-        raise TypeError(type(bare))
-    return bare
 
 
 class MimTask:
@@ -34,21 +28,21 @@ class MimTask:
 
     def compile(self, model: nn.Module) -> None:
         """The encoder alone: decoding and scoring pick out what is hidden, each time another number of cells."""
-        unwrapped(model).encoding.compile()
+        unwrapped(model, MaskedImageModel).encoding.compile()
 
     def begin_step(self, model: nn.Module, step: int) -> None:
         """The teacher, where there is one, follows the weights of the steps before."""
-        bare = unwrapped(model)
+        bare = unwrapped(model, MaskedImageModel)
         if bare.teacher is not None and step:
             bare.teacher.follow(bare.encoding, bare.decoder, step / self.steps)
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> StepLoss:
         """Fresh hidden blocks for every crop; the loss is a mean over counted values, and weighs as many."""
-        bare = unwrapped(model)
+        bare = unwrapped(model, MaskedImageModel)
         crops = MimBatch(
             self._times(batch["voxels"]),
             self._times(batch["inside"]),
-            torch.zeros(len(batch["voxels"]) * self.masks_per_crop, *bare.grid.grid_zyx, dtype=torch.bool),
+            bare.grid.all_visible(len(batch["voxels"]) * self.masks_per_crop),
             self._times(batch["gland"]) if bool(batch["has_gland"].any()) else None,
         )
         lesion = self._times(batch["lesion"]) if bool(batch["has_lesion"].any()) else None

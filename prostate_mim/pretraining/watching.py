@@ -9,15 +9,15 @@ from pathlib import Path
 
 from torch import nn
 
-from prostate_mim.contrastive.task import bare as contrastive_model
-from prostate_mim.engine.distributed import launched_rank
+from prostate_mim.contrastive import ContrastiveModel
+from prostate_mim.engine.distributed import launched_rank, unwrapped
 from prostate_mim.engine.loop import Observer
 from prostate_mim.engine.runs import prepare_rows
 from prostate_mim.health import HealthMonitor, Watched
 from prostate_mim.manifest import read_manifest
+from prostate_mim.mim import MaskedImageModel
 from prostate_mim.pretraining.config import SIMCLR, PretrainConfig
 from prostate_mim.pretraining.contrast import fixed_views
-from prostate_mim.pretraining.task import unwrapped
 from prostate_mim.store import PreparedRow
 
 
@@ -51,7 +51,7 @@ def watch_run(
     said: set[str] = set()
 
     def observe(model: nn.Module, step: int) -> Mapping[str, float]:
-        bare = unwrapped(model) if own is None else contrastive_model(model)
+        bare = unwrapped(model, MaskedImageModel) if own is None else unwrapped(model, ContrastiveModel)
         values = monitor.observe(bare, step, run)
         for warning in monitor.warnings(values):
             if warning not in said:  # once is visible; at every look it would bury the rest

@@ -14,7 +14,7 @@ from prostate_mim.engine.seeding import torch_generator
 from prostate_mim.errors import UsageError
 from prostate_mim.files import write_bytes
 from prostate_mim.hub import BUNDLED_DEFAULT
-from prostate_mim.mim import BlockGrid, MimBatch, expand_blocks, random_hidden_blocks
+from prostate_mim.mim import BlockGrid, MimBatch, block_difficulty, expand_blocks, random_hidden_blocks
 from prostate_mim.mim.layout import to_blocks
 from prostate_mim.mim.strategies import (
     STRATEGIES,
@@ -28,7 +28,7 @@ from prostate_mim.mim.strategies import (
 )
 from prostate_mim.mim.strategies.genesis import Genesis
 from prostate_mim.mim.targets import block_moments
-from prostate_mim.mim.teacher import EmaTeacher, block_difficulty
+from prostate_mim.mim.teacher import EmaTeacher
 from prostate_mim.preview.picture import MaskRow, masks_png
 from prostate_mim.preview.shown import Shown
 from prostate_mim.reconstruction import load_mim
@@ -155,9 +155,9 @@ class Preview:
 
     def _batch(self, shown: Shown) -> MimBatch:
         voxels, inside = (torch.from_numpy(values)[None, None] for values in (shown.crop.voxels, shown.crop.inside))
-        gland = shown.masks["gland"]
-        nothing = torch.zeros(1, *self.grid.grid_zyx, dtype=torch.bool)
-        return MimBatch(voxels, inside, nothing, None if gland is None else torch.from_numpy(gland)[None, None])
+        found = shown.masks["gland"]
+        gland = None if found is None else torch.from_numpy(found)[None, None]
+        return MimBatch(voxels, inside, self.grid.all_visible(1), gland)
 
     def _guide(self, batch: MimBatch, strategy: Strategy, shown: Shown) -> Guide:
         """All that can be known: masks, the model's own errors, and that training is over."""

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prostate_mim.errors import IntegrityError, ResourceError, UsageError, VolumeError
@@ -134,6 +134,7 @@ def prepare_store(
     size_zyx: tuple[int, int, int] = REGION_ZYX,
     spacing_mm_zyx: tuple[float, float, float] | None = None,
     *,
+    spec: InputSpec | None = None,
     workers: int = 1,
     skip_bad: bool = False,
     progress: Progress | None = None,
@@ -144,7 +145,8 @@ def prepare_store(
         manifest_path: the CSV.
         store: the folder; created where missing.
         size_zyx: voxels of a region.
-        spacing_mm_zyx: of the regions, mm; the default spec's if None.
+        spacing_mm_zyx: of the regions, mm; the spec's if None.
+        spec: all other rules of what will read the store (its size is not looked at); the default one if None.
         workers, skip_bad, progress: as for ``prepare_manifest``.
 
     Raises:
@@ -153,10 +155,11 @@ def prepare_store(
     """
     begin = time.perf_counter()
     try:
-        spec = InputSpec(spacing_mm_zyx=spacing_mm_zyx or InputSpec().spacing_mm_zyx, size_zyx=size_zyx)
+        rules = spec or InputSpec()
+        region = replace(rules, spacing_mm_zyx=spacing_mm_zyx or rules.spacing_mm_zyx, size_zyx=size_zyx)
     except IntegrityError as error:
         raise UsageError(f"the region is impossible: {error}; choose another size or spacing") from error
-    found = _prepare(read_manifest(manifest_path), spec, store, workers, skip_bad, progress)
+    found = _prepare(read_manifest(manifest_path), region, store, workers, skip_bad, progress)
     keys = {item.key for item in found.values() if item.status != FAILED}
     return StoreSummary(
         made=_count(found, PREPARED),

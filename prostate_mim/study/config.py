@@ -12,7 +12,7 @@ from prostate_mim.errors import UsageError
 from prostate_mim.finetuning import MODES, FinetuneConfig
 from prostate_mim.initialisations import INITIALISATIONS
 from prostate_mim.mim.methods import find_method
-from prostate_mim.nets import ARCHITECTURES
+from prostate_mim.nets import ARCHITECTURES, unknown_architecture
 from prostate_mim.nets.pooling import POOLINGS
 from prostate_mim.pretraining import PretrainConfig
 from prostate_mim.probing import ProbeTask
@@ -229,10 +229,23 @@ class StudyConfig:
             raise UsageError(f"fractions {self.fractions}: each must be over 0 and at most 1")
         if self.samples < 2 or self.threads < 1:
             raise UsageError(f"samples is {self.samples} and threads {self.threads}; at least 2 and 1 are needed")
+        self._check_folds()
         for task in self.tasks:
             for arm in self.arms:
                 if arm.initialisation == PRETRAINED and not self.pretraining_manifest_of(task, arm):
                     raise UsageError(f"arm {arm.name!r} is to be pretrained, but no pretraining_manifest is given")
+
+    def _check_folds(self) -> None:
+        """A study tests every fold in turn, and leaves out by itself what its encoders must not see."""
+        own = [("pretraining", self.pretraining), *((f"arm {arm.name!r}", arm.pretraining) for arm in self.arms)]
+        for where, pretraining in own:
+            if pretraining.leave_out_fold is not None:
+                raise UsageError(
+                    f"{where}: leave_out_fold is {pretraining.leave_out_fold}; a study leaves out each tested fold "
+                    f"itself, where the task's pretraining_scope is {PER_FOLD!r}: use that"
+                )
+        if self.finetune.test_fold is not None:
+            raise UsageError(f"finetune.test_fold is {self.finetune.test_fold}; a study tests every fold, leave it out")
 
     def pretraining_manifest_of(self, task: TaskConfig, arm: ArmConfig) -> str:
         """What an arm is pretrained on for a task; empty if nothing is given."""
@@ -256,7 +269,8 @@ def _check_name(what: str, name: str) -> None:
 def _check_architectures(arm: ArmConfig, names: Iterable[str]) -> None:
     known = INITIALISATIONS[arm.initialisation].architectures if arm.initialisation != PRETRAINED else ()
     for name in names:
-        _check_among("architecture", name, ARCHITECTURES)
+        if name not in ARCHITECTURES:
+            raise UsageError(unknown_architecture(name))
         if known and name not in known:
             raise UsageError(
                 f"arm {arm.name!r}: there are no {arm.initialisation} weights of {name}; give the arm architectures "

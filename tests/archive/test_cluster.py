@@ -87,7 +87,8 @@ class Killer(threading.Thread):
 @pytest.fixture(scope="module")
 def expected(cohort: Path, small_encoder: Path) -> np.ndarray:
     """(N, C) float32 of the one-process path."""
-    from prostate_mim.prediction import embed_manifest, load_encoder
+    from prostate_mim.loading import load_encoder
+    from prostate_mim.prediction import embed_manifest
 
     return embed_manifest(load_encoder(small_encoder), cohort).embedding
 

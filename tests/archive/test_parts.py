@@ -46,7 +46,8 @@ def again(job: Job, **changed: object) -> object:
 
 def test_embeddings_equal_one_process(archive: Job, cohort: Path, small_encoder: Path) -> None:
     """Every bit, in the manifest's order, with ids, revision and spec."""
-    from prostate_mim.prediction import embed_manifest, load_encoder
+    from prostate_mim.loading import load_encoder
+    from prostate_mim.prediction import embed_manifest
 
     encoder = load_encoder(small_encoder)
     expected = embed_manifest(encoder, cohort)

@@ -118,6 +118,40 @@ def test_an_ensemble_is_the_mean_of_probabilities() -> None:
             LesionClassifier.ensemble(wrong)
 
 
+def test_members_of_an_ensemble_are_its_own_parts(tmp_path: Path) -> None:
+    """In their order, each alone, of the ensemble's very tensors; the control: none gives the ensemble's logits."""
+    given = [made(seed, "resnet10", temperature=1.0 + seed) for seed in range(3)]
+    together = LesionClassifier.ensemble(given)
+    found = together.members
+    with torch.inference_mode():
+        for one, alone in zip(given, found, strict=True):
+            assert torch.equal(alone(BATCH), one(BATCH))
+            assert torch.equal(alone.cumulative(BATCH), one.cumulative(BATCH))
+            assert not torch.allclose(alone(BATCH), together(BATCH), atol=1e-3)
+    assert [(len(alone.others), alone.layout.members) for alone in found] == [(0, 1)] * 3
+    assert len(together.others) == 2 and together.layout.members == 3  # as it was
+    pointers = {tensor.data_ptr() for tensor in together.state_dict().values()}
+    assert {tensor.data_ptr() for alone in found for tensor in alone.state_dict().values()} == pointers
+    together.double()
+    assert {tensor.dtype for alone in found for tensor in alone.parameters()} == {torch.float64}
+    together.float()
+    again = LesionClassifier.from_pretrained(found[0].save_pretrained(tmp_path / "alone"))
+    with torch.inference_mode():
+        assert torch.equal(again(BATCH), given[0](BATCH))
+    assert again.weights_sha256() == given[0].weights_sha256() == found[0].weights_sha256()
+
+
+def test_the_member_of_a_single_model_is_itself() -> None:
+    """No copy; and the list is no way to change an ensemble."""
+    model = made()
+    assert [one is model for one in model.members] == [True]
+    together = LesionClassifier.ensemble([model, made(1)])
+    together.members.clear()
+    assert len(together.members) == 2
+    with pytest.raises(AttributeError, match="members"):
+        together.members = []  # type: ignore[misc]
+
+
 def test_pooled_logits_of_sure_models() -> None:
     """At +-80 a float32 sigmoid is 0 or 1, whose logit is infinite; one logit alone stays itself."""
     sure = torch.tensor([80.0, -80.0, 3.0])

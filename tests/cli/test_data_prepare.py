@@ -77,6 +77,73 @@ def test_sizes_are_whole_numbers(run, studies, tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
+RUN = """
+region_zyx = [8, 48, 48]
+jitter_zyx = [0, 8, 8]
+[spec]
+spacing_mm_zyx = [3.0, 0.8, 0.8]
+size_zyx = [8, 32, 32]
+clip_percentiles = [1.0, 99.0]
+[loop]
+steps = 1
+batch = 1
+device = "cpu"
+health_every = 0
+trackers = []
+"""
+
+
+def statuses(store: Path) -> set[str]:
+    """What the last command that filled the store did with the rows."""
+    with (store / "report.csv").open(newline="") as stream:
+        return {row["status"] for row in csv.DictReader(stream)}
+
+
+def test_prepared_by_the_file_of_a_pretraining(run, studies, tmp_path: Path) -> None:
+    """--config prepares what ``pretrain --config`` looks for: it finds every entry; another spacing is a miss."""
+    manifest, store, file = studies(), tmp_path / "store", tmp_path / "run.toml"
+    file.write_text(RUN)
+    base = ("data", "prepare", manifest, "--out", store, "--json", "--config", file)
+    first = run(*base)
+    assert (first.code, first.json["made"]) == (0, 3), first.err
+    entries = sorted(path.name for path in store.iterdir())
+    pretrain = ("pretrain", "--manifest", manifest, "--store", store, "--config", file, "--json")
+    made = run(*pretrain, "--out", tmp_path / "a")
+    assert made.code == 0, made.err
+    assert statuses(store) == {"reused"}
+    assert sorted(path.name for path in store.iterdir()) == entries
+    # the control: a value that the file does not say
+    other = run(*pretrain, "--out", tmp_path / "b", "--set", "spec.spacing_mm_zyx=[3.0, 0.7, 0.7]")
+    assert other.code == 0, other.err
+    assert statuses(store) == {"prepared"}
+    assert run(*base, "--spacing", "3 0.7 0.7").json["reused"] == 3  # options take precedence
+    assert run(*base, "--spacing", "3 0.7 0.7", "--size", "8 56 56").json["made"] == 3
+
+
+def test_spacing_and_size_without_a_file(run, studies, tmp_path: Path) -> None:
+    """The two options alone are what a configuration with the same values asks for."""
+    manifest, store, file = studies(), tmp_path / "store", tmp_path / "run.toml"
+    file.write_text(RUN.replace("clip_percentiles = [1.0, 99.0]\n", ""))
+    made = prepare(run, manifest, store, "--spacing", "3,0.8,0.8")
+    assert (made.code, made.json["made"]) == (0, 3), made.err
+    found = run("data", "prepare", manifest, "--out", store, "--json", "--config", file).json
+    assert (found["made"], found["reused"]) == (0, 3)
+    assert prepare(run, manifest, store).json["made"] == 3  # the control: the default spacing
+
+
+def test_a_spacing_or_file_that_cannot_be(run, studies, tmp_path: Path) -> None:
+    """Named, with exit codes 2 and 3, before anything is made."""
+    manifest, store, file = studies(), tmp_path / "store", tmp_path / "run.toml"
+    refused(prepare(run, manifest, store, "--spacing", "3 0.5"), 2, "--spacing", "three numbers")
+    refused(prepare(run, manifest, store, "--spacing", "3 0.5 50"), 2, "spacing_mm_zyx", "choose another")
+    refused(prepare(run, manifest, store, "--config", tmp_path / "no.toml"), 3, "no.toml")
+    file.write_text(RUN.replace("region_zyx", "regoin_zyx"))
+    refused(prepare(run, manifest, store, "--config", file), 2, "run.toml", "did you mean region_zyx")
+    file.write_text(RUN.replace("size_zyx = [8, 32, 32]", "size_zyx = [8, 64, 64]"))
+    refused(prepare(run, manifest, store, "--config", file), 2, "run.toml", "smaller than the crop")
+    assert not store.exists()
+
+
 def test_unwritable_store(run, studies, tmp_path: Path) -> None:
     """A store that cannot be made is exit code 2."""
     (tmp_path / "file").write_text("")

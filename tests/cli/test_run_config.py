@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 from outcomes import refused
 
-from prostate_mim.cli.settings import PRETRAIN, changes, finetune_config, pretrain_config
+from prostate_mim.cli.settings import PRETRAIN, changes, pretrain_config
 from prostate_mim.config import read_config
 from prostate_mim.errors import UsageError
-from prostate_mim.finetuning import FinetuneConfig
 from prostate_mim.mim import METHODS
 from prostate_mim.pretraining import PretrainConfig
 
@@ -30,7 +29,6 @@ def test_nothing_given_is_the_default() -> None:
     """The only default that is not the dataclass's is none: its warm-up is what the rule gives for its steps."""
     assert resolved() == PretrainConfig()
     assert resolved(strategy="", trackers=[]) == PretrainConfig()
-    assert finetune_config({}) == FinetuneConfig()
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 1), (9, 1), (100, 10), (499, 49), (500, 50), (9000, 50)])
@@ -75,6 +73,7 @@ GIVEN = {
     "health_every": (10, "loop.health_every", 10),
     "masks_per_crop": (2, "masks_per_crop", 2),
     "watch": ("a.csv", "watch", "a.csv"),
+    "leave_out_fold": (0, "leave_out_fold", 0),
     "trackers": (["mlflow", "wandb", "mlflow"], "loop.trackers", ("mlflow", "wandb")),
 }
 

@@ -10,13 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prostate_mim.contrastive import alignment, nt_xent, uniformity, view_losses, views_matched
+from prostate_mim.contrastive import alignment, uniformity, view_losses, views_matched
 
 X, Y = (1.0, 0.0), (0.0, 1.0)
 
 
 def rows(*vectors: tuple[float, ...]) -> Tensor:
     return torch.tensor(vectors, dtype=torch.float64)
+
+
+def nt_xent(first: Tensor, second: Tensor, temperature: float, owners: Tensor | None = None) -> Tensor:
+    """The mean of ``view_losses`` over N pairs, row n of both (N, P); every pair another's if no owners are given."""
+    views = torch.stack([first, second], 1).flatten(0, 1)
+    own = torch.arange(len(first)) if owners is None else owners
+    losses, counted = view_losses(views, own.repeat_interleave(2), temperature)
+    return losses.sum() / counted.sum().clamp(min=1)
 
 
 def by_definition(first: Tensor, second: Tensor, temperature: float, owners: list[int]) -> float:

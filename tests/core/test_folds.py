@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from prostate_mim.errors import ManifestError, UsageError
-from prostate_mim.folds import assign_folds
+from prostate_mim.folds import assign_folds, leave_out_fold, recorded_folds
 from prostate_mim.manifest import Manifest, ManifestRow
 
 
@@ -92,3 +92,37 @@ def test_too_few_patients_says_what_would_work():
             assign_folds(manifest(few), 5, 0)
     with pytest.raises(UsageError, match="at least 2"):
         assign_folds(listed, 1, 0)
+
+
+def with_folds(*folds: int | None) -> Manifest:
+    """A row a patient."""
+    rows = manifest([[n % 2] for n in range(len(folds))]).rows
+    return Manifest(Path("a.csv"), tuple(dataclasses.replace(r, fold=f) for r, f in zip(rows, folds, strict=True)))
+
+
+def test_leaving_out_a_fold_keeps_the_other_rows_as_they_are():
+    """Rows keep their numbers and their order."""
+    listed = with_folds(2, 0, 2, 7, 0)
+    assert recorded_folds(listed, 0) == [2, 0, 2, 7, 0]
+    left = leave_out_fold(listed, 0)
+    assert left.path == listed.path
+    assert left.rows == (listed.rows[0], listed.rows[2], listed.rows[3])
+    assert [row.number for row in leave_out_fold(listed, 2).rows] == [2, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("folds", "kind", "message"),
+    [
+        ((None, None), ManifestError, r"a\.csv: no row has a fold, so fold 1 .*'prostate-mim data split'"),
+        ((1, None, 0), ManifestError, r"a\.csv row 2: fold is empty; where fold 1 is left out every row needs one"),
+        ((0, 2, 5), UsageError, r"a\.csv: no row is in fold 1; its folds are 0, 2, 5; choose one of them"),
+        ((*range(2, 40),), UsageError, r"its folds are 2, 3, .*, 21, \.\.\.; choose"),
+        ((1, 1), ManifestError, r"a\.csv: fold is 1 in every row; without it nothing is left"),
+    ],
+)
+def test_a_fold_that_cannot_be_left_out(folds, kind, message):
+    """One line that says why, and what the folds are."""
+    for verb in (recorded_folds, leave_out_fold):
+        with pytest.raises(kind, match=message) as caught:
+            verb(with_folds(*folds), 1)
+        assert "\n" not in str(caught.value)

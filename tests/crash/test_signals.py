@@ -14,7 +14,7 @@ from nursery import Nursery
 from small_training import last, losses, same_run, train_small
 
 from prostate_mim.engine.checkpoint import find_checkpoints
-from prostate_mim.engine.stopping import StopRequest
+from prostate_mim.engine.signals import StopRequest
 
 AT = 5  # the signal comes during the 6th step; checkpoints are at 4, 8 and 12
 

@@ -24,9 +24,12 @@ PLACES = {
     "promise12": ("spacing.csv", ["case", "spacing_mm_zyx"]),
     "folder": (
         "labels.csv",
-        ["t2w", "patient_id", "label", "fold", "lesion_mask", "gland_mask", "position_mm_lps", "spacing_mm_zyx"],
+        [
+            "t2w", "patient_id", "label", "fold", "lesion_mask", "gland_mask", "position_mm_lps", "spacing_mm_zyx",
+            "zone_mask", "isup", "is_crop", "sha256",
+        ],
     ),
-}
+}  # fmt: skip
 CELLS = ["10000", "1000000", "YES", "2,N/A", "train/020/t2.nii.gz", "train", "..", "/", "a" * 300, "0", "1 2 3", "x\0y"]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from dicom_series import write_dicom_series
 from small_volumes import SAGITTAL, ball, t2w_volume, write_csv, write_itk
 
 from prostate_mim.datasets import import_dataset
-from prostate_mim.errors import ManifestError
+from prostate_mim.errors import ManifestError, ProstateMimError
 from prostate_mim.manifest import read_manifest
 from prostate_mim.studies import Study, open_all
 from prostate_mim.volume import write_volume
@@ -166,6 +168,10 @@ def test_a_mask_that_cannot_be_used_leaves_the_row_out(tmp_path: Path, name: str
         ("t2w,fold\nP2/t2.nrrd,-1", "row 1: fold"),
         ("t2w,position_mm_lps\nP2/t2.nrrd,1 2", "row 1: position_mm_lps"),
         ("t2w,spacing_mm_zyx\nP4/array.npy,a b c", "row 1: spacing_mm_zyx"),
+        ("t2w,isup\nP2/t2.nrrd,6", "row 1: isup is '6', expected an ISUP grade group"),
+        ("t2w,isup\nP2/t2.nrrd,3+4", "row 1: isup"),
+        ("t2w,is_crop\nP2/t2.nrrd,2", "row 1: is_crop is '2', expected 0 or 1"),
+        ("t2w,sha256\nP2/t2.nrrd,abc", "row 1: sha256 is 'abc', expected 64 hex digits"),
         ("t2w,study_id\nP2/t2.nrrd,s\nP1/visit1/t2.nii.gz,s", "same study_id"),
         ("t2w,patient_id,fold\nP2/t2.nrrd,p,0\nP1/visit1/t2.nii.gz,p,1", "divides a patient"),
     ],
@@ -200,4 +206,65 @@ def test_a_lesion_away_from_image_or_gland_leaves_its_row_out(tmp_path: Path) ->
             f"study_id,patient_id,t2w,lesion_id,position_mm_lps,gland_mask,lesion_mask\ns,p,t2.mha,{row}",
         )
         with pytest.raises(ManifestError, match="mm from the gland"):
+            list(open_all(read_manifest(manifest)))
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """Three images of one shape, zones, a mask with another label, and a 2D crop as an array."""
+    (tmp_path / "in").mkdir()
+    image = t2w_volume()
+    for name in ("one", "two", "three"):
+        write_volume(image, tmp_path / f"in/{name}.mha")
+    zones = ball(image, radius_mm=4)
+    zones.voxels[:, : zones.voxels.shape[1] // 2] *= 2
+    assert set(np.unique(zones.voxels)) == {0, 1, 2}
+    write_volume(zones, tmp_path / "in/zones.mha")
+    write_volume(dataclasses.replace(zones, voxels=zones.voxels * 3), tmp_path / "in/others.mha")
+    np.save(tmp_path / "in/crop.npy", image.voxels[:1])
+    return tmp_path
+
+
+def test_every_column_of_a_manifest_is_carried_over(few: Path, opened: Opened) -> None:
+    """Zones by the path from the manifest, ISUP, crops and checksums; in any spelling, and usable when opened."""
+    digest = hashlib.sha256((few / "in/one.mha").read_bytes()).hexdigest()
+    lines = (
+        "File;Study ID;Zone Mask;ISUP;Is Crop;SHA-256;spacing_mm_zyx;label",
+        f"one.mha;a;zones.mha;3.0;no;{digest.upper()};;1", "two.mha;b;;0;;;;0", "three.mha;c;zones.mha;n/a;;;;",
+        "crop.npy;d;;;yes;;3 0.5 0.5;1",
+    )  # fmt: skip
+    (few / "tables").mkdir()
+    (few / "out").mkdir()
+    table = write_csv(few / "tables/t.csv", "\n".join(lines))
+    summary = import_dataset("folder", few / "in", few / "out/m.csv", labels=table)
+    assert (summary.studies, summary.lesions) == (4, 1)  # the crop is where its lesion is
+    assert summary.skipped == {"in the folder, but not in the table": 1}  # others.mha
+    rows = rows_of(few / "out/m.csv")
+    assert [row["zone_mask"] for row in rows] == ["../in/zones.mha", "", "../in/zones.mha", ""]
+    assert [row["isup"] for row in rows] == ["3", "0", "", ""]
+    assert [row["is_crop"] for row in rows] == ["", "", "", "1"]
+    assert [row["sha256"] for row in rows] == [digest, "", "", ""]
+    read = read_manifest(few / "out/m.csv").rows
+    assert [(row.isup, row.is_crop, row.sha256) for row in read][::3] == [(3, False, digest), (None, True, None)]
+    studies = opened(few / "out/m.csv")
+    assert studies[0].read_mask("pz") is not None and studies[1].read_mask("pz") is None
+    kept = import_dataset("folder", few / "in", few / "out/l.csv", labels=table, labelled_only=True)
+    assert [row["study_id"] for row in rows_of(few / "out/l.csv")] == ["d"] and kept.lesions == 1
+
+
+def test_a_zone_mask_or_checksum_that_is_wrong_leaves_the_row_out(few: Path) -> None:
+    """Other labels than zones, a changed file, a checksum of a folder; the controls are rows that opening refuses."""
+    write_dicom_series(few / "in/series", t2w_volume(4))
+    rows = ["one.mha,others.mha,", "two.mha,none.mha,", f"three.mha,,{'0' * 64}", f"series,,{'1' * 64}", "crop.npy,,"]
+    table = write_csv(few / "t.csv", "t2w,zone_mask,sha256\n" + "\n".join(rows) + "\nzones.mha,,")
+    summary = import_dataset("folder", few / "in", few / "m.csv", labels=table)
+    assert [row["study_id"] for row in rows_of(few / "m.csv")] == ["zones"]
+    assert summary.skipped == {
+        "bare array without a spacing; state spacing_mm_zyx in a table given by --labels": 1,
+        "sha256 is not that of its file, or not of a single file": 2,
+        "zone mask missing, damaged, empty, off its image, or with labels other than 1 and 2": 2,
+    }
+    for row, says in ((rows[0], "label 3"), (rows[2], "sha256 is"), (rows[3], "for single files")):
+        manifest = write_csv(few / "in/c.csv", f"study_id,patient_id,t2w,zone_mask,sha256\ns,p,{row}")
+        with pytest.raises(ProstateMimError, match=says):
             list(open_all(read_manifest(manifest)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -11,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from recipe_pages import RECIPES, Ran, RecipePage, smaller, working_in
+from recipe_pages import RECIPES, Ran, RecipePage, command, smaller, working_in
 from torch import nn
 
-from prostate_mim.errors import UsageError
+from prostate_mim import PreMIM
+from prostate_mim.errors import NotFoundError, UsageError
 from prostate_mim.masked import MaskContext, masked_twin
 from prostate_mim.nets import ARCHITECTURES
+from prostate_mim.nets.registering import check_encoder
 from prostate_mim.volume import Geometry, Volume, write_volume
 
 # What is smaller than in own-network.toml, so that it takes seconds on a CPU; nothing else differs.
@@ -52,16 +55,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     write_organs(folder / "organ")
     shutil.copy(RECIPES / "own_network.py", folder)
     smaller(RECIPES / "own-network.toml", folder / "own-network.toml", SMALLER_CONFIG)
-    page = RecipePage("own-network", folder, names={"Tensor": torch.Tensor})
-    yield page, {" ".join(one.text.split()[:3]): one for one in page.run()}
-    ARCHITECTURES.clear()
-    ARCHITECTURES.update(known)
+    shown = {"from prostate_mim import register_encoder": "it is in the script, word for word (tested below)"}
+    page = RecipePage("own-network", folder, left_out=shown)
+    try:
+        yield page, {" ".join(one.text.split()[:3]): one for one in page.run()}
+    finally:
+        ARCHITECTURES.clear()
+        ARCHITECTURES.update(known)
 
 
 def test_the_run_says_what_it_hides(made: Made) -> None:
     """The first line is the page's, but for the smaller crop; the health report has pictures and no panel of glands."""
     page, ran = made
-    said = ran["python own_network.py organ.csv"].err
+    said = ran["python own_network.py pretrain"].err
     (on_page,) = re.findall(r"`(block 16x8x8 mm asked, .* = 8x8x8 voxels), 3x8x8 blocks`", page.text)
     assert f"{on_page}, 2x4x4 blocks" in said
     report = (page.folder / "runs/organ/report.html").read_text()
@@ -69,6 +75,14 @@ def test_the_run_says_what_it_hides(made: Made) -> None:
     assert "gland probe" not in report
     lines = [json.loads(line) for line in (page.folder / "runs/organ/metrics.jsonl").read_text().splitlines()]
     assert {"health/error", "health/rank", "health/interpolation"} <= {key for line in lines for key in line}
+
+
+def test_the_store_was_prepared_by_the_configuration(made: Made) -> None:
+    """Pretraining found every study in it."""
+    page, ran = made
+    assert ran["prostate-mim data prepare"].out.splitlines()[:2] == ["made: 6", "reused: 0"]
+    with (page.folder / "store/report.csv").open(newline="") as stream:
+        assert [row["status"] for row in csv.DictReader(stream)] == ["reused"] * 6
 
 
 def test_weights_are_back_in_the_users_network(made: Made) -> None:
@@ -111,6 +125,47 @@ def test_what_cannot_be_masked_is_refused_by_name(made: Made) -> None:
     network.middle[1] = nn.LocalResponseNorm(4)
     with pytest.raises(UsageError, match=r"middle\.1: module LocalResponseNorm has no masked form"):
         masked_twin(network)
+
+
+def test_the_name_is_known_where_the_module_was_imported(made: Made) -> None:
+    """The page's encoder and embeddings; without the module an error that says what to import, by a command too."""
+    page, _ = made
+    encoder = page.names["encoder"]
+    assert (encoder.architecture, encoder.name) == ("organ-net", "organ-net.mim")
+    assert np.load(page.folder / "organ.npz")["embedding"].shape == (6, encoder.embedding_size)
+    known = ARCHITECTURES.pop("organ-net")
+    try:
+        with pytest.raises(NotFoundError, match="import the module that registers it first"):
+            PreMIM.from_pretrained(page.folder / "runs/organ")
+        with working_in(page.folder):
+            told = command("prostate-mim embed --model runs/organ --manifest organ.csv --out no.npz")
+        assert (told.code, told.err.count("\n")) == (3, 1) and "'organ-net' is unknown" in told.err
+    finally:
+        ARCHITECTURES["organ-net"] = known
+
+
+def test_the_refusal_on_the_page(made: Made) -> None:
+    """Word for word, for an encoder that declares what its last resolution does not give."""
+    page, _ = made
+    with working_in(page.folder):
+        from own_network import OrganEncoder
+    narrow = type("Narrow", (OrganEncoder,), {})
+    narrow.forward = lambda self, voxels, between: [
+        *OrganEncoder.forward(self, voxels)[:2],
+        between(2, OrganEncoder.forward(self, voxels)[2][:, :32]),
+    ]
+    with pytest.raises(UsageError) as caught:
+        check_encoder("organ-net", narrow)
+    (block,) = re.findall(r"^```text\n(architecture .*?)^```$", page.text, re.S | re.M)
+    assert " ".join(block.split()) == str(caught.value)
+
+
+def test_the_card_claims_no_prostate(made: Made) -> None:
+    """It says what was done, and asks for the rest."""
+    card = (made[0].folder / "runs/organ/release/README.md").read_text()
+    says = "A 3D CNN encoder (`organ-net`), pretrained by masked image modelling on 6 studies, by prostate-mim."
+    assert says in card and "which organ" in card
+    assert "prostate MRI" not in card and "T2w" not in card
 
 
 def test_the_page_shows_the_script(made: Made) -> None:

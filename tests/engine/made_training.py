@@ -11,9 +11,10 @@ import torch
 from made_regions import noise_dataset
 from torch import Tensor, nn
 
+from prostate_mim.engine.batch import Batch
 from prostate_mim.engine.loop import Task, train
 from prostate_mim.engine.settings import LoopConfig
-from prostate_mim.engine.step import Batch, LossFunction, StepLoss
+from prostate_mim.engine.step import LossFunction, StepLoss
 from prostate_mim.errors import TrainingError
 
 ROWS = 8  # studies in the data set

@@ -19,8 +19,9 @@ from torch.distributed.tensor import DTensor
 
 import prostate_mim.pretraining.run as verb
 from prostate_mim.engine.augment import Augmentation
+from prostate_mim.engine.batch import Batch
 from prostate_mim.engine.settings import LoopConfig
-from prostate_mim.engine.step import Batch, StepLoss
+from prostate_mim.engine.step import StepLoss
 from prostate_mim.mim import METHODS
 from prostate_mim.pretraining import PretrainConfig, pretrain
 from prostate_mim.pretraining.task import MimTask

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from prostate_mim.engine.checkpoint import load_newest
 from prostate_mim.engine.settings import LoopConfig
 from prostate_mim.errors import UsageError
-from prostate_mim.mim.methods import vary
+from prostate_mim.mim import Method
 from prostate_mim.pretraining import PretrainConfig, make_model, pretrain
 from prostate_mim.spec import InputSpec
 
@@ -148,7 +148,9 @@ def test_sharded_parameters_train_alike(studies: Path, alone: Path, tmp_path: Pa
 def test_a_teacher_is_refused_when_sharded(studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It follows whole parameters. Said before any study is read; without sharding the same method is accepted."""
     config = PretrainConfig(
-        spec=InputSpec(size_zyx=(8, 32, 32)), method=vary("fcmae", target="features"), loop=LoopConfig(device="cpu")
+        spec=InputSpec(size_zyx=(8, 32, 32)),
+        method=Method(target="features"),
+        loop=LoopConfig(device="cpu"),
     )
     assert make_model(config).teacher is not None
     monkeypatch.setenv("WORLD_SIZE", "2")

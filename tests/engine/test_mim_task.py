@@ -16,13 +16,12 @@ from made_regions import region
 from made_training import Limited, config, curve, furthest
 from torch import Tensor
 
-from prostate_mim.engine.batch import finish_batch
+from prostate_mim.engine.batch import Batch, finish_batch
 from prostate_mim.engine.checkpoint import find_checkpoints, read_checkpoint
 from prostate_mim.engine.data import DrawDataset
 from prostate_mim.engine.loop import Task, train
-from prostate_mim.engine.step import Batch, LossFunction
+from prostate_mim.engine.step import LossFunction
 from prostate_mim.mim import METHODS, MaskedImageModel, Method, MimBatch, teacher
-from prostate_mim.mim.methods import vary
 from prostate_mim.pretraining import MimTask, PretrainConfig, make_model
 from prostate_mim.spec import InputSpec
 
@@ -67,7 +66,7 @@ def batch_of(draws: list[int]) -> Batch:
 
 def hidden_by(masks: int, draws: list[int], seed: int = 0) -> MimBatch:
     """What the model is given."""
-    model, given = model_of(vary("fcmae", ratio="0.5")), []
+    model, given = model_of(Method(ratio="0.5")), []
     model.register_forward_pre_hook(lambda module, arguments: given.append(arguments[0]))
     MimTask(seed, STEPS, masks).loss(model, batch_of(draws), 0)
     (only,) = given
@@ -108,7 +107,7 @@ def test_several_masks_train(straight: Path, tmp_path: Path) -> None:
 
 def test_micro_batches_of_unequal_counts(straight: Path, tmp_path: Path) -> None:
     """Masked crops count as many values as they hide within the study: one crop at a time gives the same curve."""
-    for name, method in (("fcmae", METHODS["fcmae"]), ("ratios", vary("fcmae", ratio="0.25..0.75"))):
+    for name, method in (("fcmae", METHODS["fcmae"]), ("ratios", Method(ratio="0.25..0.75"))):
         whole = straight if name == "fcmae" else tmp_path / "whole"
         if name == "ratios":
             fit(whole, method)
@@ -145,7 +144,7 @@ def test_a_real_teacher_follows_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Memory runs out at the first two steps, which are tried again: the teacher is where it would be without."""
     monkeypatch.setattr(teacher, "FIRST_MOMENTUM", 0.5)  # at 0.999 nobody would notice a second time
     monkeypatch.setattr(teacher, "LAST_MOMENTUM", 0.5)
-    method, followed = vary("fcmae", target="features"), []
+    method, followed = Method(target="features"), []
     follow = teacher.EmaTeacher.follow
     monkeypatch.setattr(teacher.EmaTeacher, "follow", lambda *a: followed.append(a[-1]) or follow(*a))
     fit(tmp_path / "straight", method)

@@ -18,8 +18,9 @@ from accelerate import Accelerator
 from made_training import Limited, Seen, config, furthest, named_rows, poisoned, small, squared, uneven
 from torch import nn
 
+from prostate_mim.engine.batch import Batch, Items
 from prostate_mim.engine.schedule import warmup_cosine
-from prostate_mim.engine.step import Batch, Items, LossFunction, StepLoss, Stepper, is_out_of_memory
+from prostate_mim.engine.step import LossFunction, StepLoss, Stepper, is_out_of_memory
 from prostate_mim.errors import ProstateMimError, ResourceError, TrainingError
 
 ROWS = torch.tensor([11, 12, 13, 14])

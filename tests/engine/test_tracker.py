@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prostate_mim.engine.tracker import Tracker, progress_bar
-from prostate_mim.engine.tracking import check_trackers, flatten
+from prostate_mim.engine.tracking import check_trackers, hyperparameters
 from prostate_mim.errors import BackendError, ResourceError, UsageError
 
 CONFIG = {"steps": 3, "mim": {"strategy": "random", "sizes": [1, 2], "ratio": 0.6}, "manifest": "/data/PAT-0042/m.csv"}
@@ -192,7 +192,7 @@ def test_missing_packages(tmp_path: Path) -> None:
 
 def test_hyper_parameters_are_flat_and_without_paths() -> None:
     """By hand: dots, lists as text, and no path."""
-    assert flatten({**CONFIG, "out": Path("runs"), "none": None, "on": True}) == {
+    assert hyperparameters({**CONFIG, "out": Path("runs"), "none": None, "on": True}) == {
         "steps": 3, "mim.strategy": "random", "mim.sizes": "1, 2", "mim.ratio": 0.6, "manifest": "<path>",
         "out": "<path>", "none": "None", "on": True,
     }  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import dataclasses
 import json
@@ -58,8 +57,7 @@ def test_a_linear_probe_with_everything(cohort: Path, model: LesionClassifier, t
     released = LesionClassifier.from_pretrained(run.release)
     assert (released.layout.members, released.layout.target) == (2, "isup")
     assert released.details["finetuning"]["penalties"] == [0.01, 0.1]
-    members = [released, *released.further]
-    assert {float(member.temperature) for member in members} != {1.0}
+    assert {float(member.temperature) for member in released.members} != {1.0}
     found = json.loads((tmp_path / "run" / "results.json").read_text())
     assert found["aggregate"] == "noisy-or"
     assert found["evaluation"]["lesion"]["overall"]["auroc"]["value"] == pytest.approx(run.pooled.value)
@@ -73,13 +71,13 @@ def test_a_linear_probe_with_everything(cohort: Path, model: LesionClassifier, t
     # Each out-of-fold probability is that of the member of its fold, with flips; the release's is the mean of both.
     wide = model.spec.with_size((10, 44, 44))
     regions = [region_of(one) for one in prepare_rows(read_manifest(manifest), wide).rows]
-    alone = np.stack([predict_regions(one, regions, "cpu", flips=True) for one in _single(released)])
+    alone = np.stack([predict_regions(one, regions, "cpu", flips=True) for one in released.members])
     own = np.abs(alone - np.array(run.probabilities)) < 1e-4
     folds = read_folds(tmp_path / "run")
     assert own[folds, np.arange(len(folds))].all()
     assert not own[1 - folds, np.arange(len(folds))].any()
     study = next(open_all(read_manifest(manifest)))
-    each = [one.predict(study.volume, study.centre_mm_lps, flips=True).probability for one in _single(released)]
+    each = [one.predict(study.volume, study.centre_mm_lps, flips=True).probability for one in released.members]
     together = released.predict(study.volume, study.centre_mm_lps, flips=True).probability
     assert together == pytest.approx(np.mean(each), abs=1e-5)
 
@@ -87,13 +85,6 @@ def test_a_linear_probe_with_everything(cohort: Path, model: LesionClassifier, t
 def read_folds(run: Path) -> np.ndarray:
     with (run / "predictions.csv").open(newline="") as stream:
         return np.array([int(row["fold"]) for row in csv.DictReader(stream)])
-
-
-def _single(ensemble: LesionClassifier) -> list[LesionClassifier]:
-    """Its members by themselves."""
-    first = copy.deepcopy(ensemble)
-    del first.others[:]
-    return [first, *ensemble.further]
 
 
 def test_full_with_everything(cohort: Path, model: LesionClassifier, tmp_path: Path) -> None:

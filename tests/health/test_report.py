@@ -22,7 +22,7 @@ from prostate_mim.engine.records import begin_record, finish_record
 from prostate_mim.engine.tracker import Tracker
 from prostate_mim.health import HealthMonitor
 from prostate_mim.health.drawing import running_mean, thinned
-from prostate_mim.health.explain import SECTIONS
+from prostate_mim.health.panels import SECTIONS
 from prostate_mim.health.report import write_report
 from prostate_mim.health.run_folder import read_pictures, read_run
 from prostate_mim.pretraining import PretrainConfig

@@ -31,7 +31,7 @@ from prostate_mim.errors import (
 )
 from prostate_mim.hub import read_release, resolve
 from prostate_mim.hub.release import FILES, SUMS, write_sums
-from prostate_mim.prediction import verify_model
+from prostate_mim.loading import verify_model
 
 WEIGHTS = "model.safetensors"
 Tensors = dict[str, Tensor]

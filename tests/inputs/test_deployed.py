@@ -21,8 +21,9 @@ from prostate_mim.deploy.session import OnnxClassifier
 from prostate_mim.deploy.verify import verify_onnx
 from prostate_mim.encoder import PreMIM
 from prostate_mim.errors import IntegrityError, UsageError, VolumeError
+from prostate_mim.loading import verify_model
 from prostate_mim.nets.stem import stem_convolutions
-from prostate_mim.prediction import embed_manifest, embed_study, predict_manifest, verify_model
+from prostate_mim.prediction import embed_manifest, embed_study, predict_manifest
 from prostate_mim.spec import InputSpec
 from prostate_mim.studies import MASKS, open_all
 

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from prostate_mim import LesionClassifier, PreMIM, finetune, pretrain, read_volume
+from prostate_mim.engine.overlap import summary
 from prostate_mim.engine.settings import LoopConfig
 from prostate_mim.errors import ManifestError, NotFoundError
 from prostate_mim.finetuning import FinetuneConfig
 from prostate_mim.hub import Studies
-from prostate_mim.leaks import StudyHashes
+from prostate_mim.leaks import Leak, StudyHashes
 from prostate_mim.pretraining import PretrainConfig
 from prostate_mim.spec import InputSpec
 from prostate_mim.volume import Volume, write_volume
@@ -120,7 +121,7 @@ def test_one_person_of_two_sets(table: Callable[..., Path], model: LesionClassif
     finetune(model, together, tmp_path / "c", CONFIG, picai_labels=labels)
 
 
-def test_what_pretraining_saw(table: Callable[..., Path], tmp_path: Path) -> None:
+def test_what_pretraining_saw(table: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Pretrain on two of the studies: the release knows them, and fine-tuning on all is refused for those two rows."""
     manifest = table()
     with manifest.open(newline="") as stream:
@@ -138,8 +139,12 @@ def test_what_pretraining_saw(table: Callable[..., Path], tmp_path: Path) -> Non
     assert [seen.contains(one) for one in held] == [n in (1, 4) for n in range(8)]
     with pytest.raises(ManifestError, match=r"row 2: the model was trained on this study.*first of 2 findings"):
         finetune(LesionClassifier(encoder), manifest, tmp_path / "run", CONFIG)
+    capfd.readouterr()
     run = finetune(LesionClassifier(encoder), manifest, tmp_path / "run", CONFIG, allow_overlap=True)
     assert [message.split(":")[0] for message in run.allowed_overlap] == ["row 2", "row 5"]
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["allowed_overlap"] == list(run.allowed_overlap)
+    (said,) = [line for line in capfd.readouterr().err.splitlines() if "overlap" in line]
+    assert said.startswith("warning: allowed overlap: 2 findings (2 model saw it): row 2; row 5; every one is listed")
     assert LesionClassifier.from_pretrained(run.release).studies.pretraining == seen
     # The control: another key, and the digests are of no use.
     encoder.studies = Studies(pretraining=StudyHashes("0" * 32, seen.digests))
@@ -157,3 +162,14 @@ def test_studies_of_two_models_share_no_digest(small_encoder: Path, table: Calla
     assert one.key != two.key
     assert len(one.digests) == len(two.digests) == 8
     assert not one.digests & two.digests
+
+
+def test_many_findings_are_one_line() -> None:
+    """Counts of each kind, the first three, and where all are; a single one is said in full."""
+    leaks = [Leak("model saw it", (n,), f"row {n}: the model was trained on this study") for n in range(1, 1501)]
+    leaks.append(Leak("same voxels", (3, 9), "rows 3, 9: the same voxels under 2 patient ids"))
+    line = summary(leaks)
+    assert line.startswith("1501 findings (1500 model saw it, 1 same voxels): row 1; row 2; row 3 and 1498 more; ")
+    assert "allowed_overlap in results.json, run.json and the release" in line and len(line) < 250
+    assert summary(leaks[:3]).startswith("3 findings (3 model saw it): row 1; row 2; row 3; every one")
+    assert summary(leaks[-1:]) == leaks[-1].message

@@ -172,6 +172,9 @@ def test_wrong_cases_are_refused(tmp_path):
         (PicaiCase("b", good.detection, graded), "case 2: the label holds other values"),
         (PicaiCase("b", above, good.label), "case 2: the detection map has values outside"),
         (PicaiCase("1", good.detection, good.label), "case 2: an earlier case has the same case_id"),
+        (PicaiCase("b", good.detection, good.label.voxels), "case 2: its label is of type ndarray, and a Volume is"),
+        (PicaiCase("b", "b.nii.gz", good.label), "case 2: its detection map is of type str, and a Volume is"),
+        (PicaiCase("b", good.detection, None), "case 2: its label is of type NoneType"),
     ]
     for number, (bad, words) in enumerate(wrong):
         folder = tmp_path / str(number)

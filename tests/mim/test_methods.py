@@ -15,7 +15,7 @@ from prostate_mim.errors import NotFoundError, UsageError
 from prostate_mim.mim import METHODS, BlockGrid, MaskedImageModel, Method, find_method
 from prostate_mim.mim.decoders import DECODERS
 from prostate_mim.mim.losses import LOSSES
-from prostate_mim.mim.methods import ENCODINGS, vary
+from prostate_mim.mim.methods import ENCODINGS
 from prostate_mim.mim.strategies import STRATEGIES
 from prostate_mim.mim.targets import TARGETS
 from prostate_mim.nets import build_encoder
@@ -101,10 +101,9 @@ def test_damaged_dictionaries_are_refused() -> None:
     ("name", "near"), [("fmae", "fcmae"), ("sparc", "spark"), ("SimMIM", "simmim"), ("models-genesis", "genesis")]
 )
 def test_unknown_method_suggests_the_nearest(name: str, near: str) -> None:
-    """find_method and vary refuse a name with the nearest known one."""
-    for refuse in (find_method, vary):
-        with pytest.raises(NotFoundError, match=f"method {name!r} is unknown; did you mean {near!r}"):
-            refuse(name)
+    """An unknown name is refused with the nearest known one."""
+    with pytest.raises(NotFoundError, match=f"method {name!r} is unknown; did you mean {near!r}"):
+        find_method(name)
     assert find_method(near) is METHODS[near]
 
 
@@ -163,14 +162,3 @@ def test_useless_ratio_is_refused_when_the_model_is_made(ratio: str) -> None:
     """Hiding none or all of 8 blocks is refused before training."""
     with pytest.raises(UsageError, match="of 8 blocks"):
         build(Method(ratio=ratio))
-
-
-def test_vary_exchanges_parts() -> None:
-    """Empty parts are the method's own; one loss replaces all of them with weight 1; the table is not touched."""
-    before = {name: method.to_dict() for name, method in METHODS.items()}
-    assert all(vary(name) == method for name, method in METHODS.items())
-    varied = vary("a2mim", strategy="column", ratio="0.75", target="block", decoder="light", loss="ssim")
-    assert varied == Method("middle", "light", "block", (("ssim", 1.0),), "column", "0.75")
-    assert vary("a2mim", ratio="0.75").losses == METHODS["a2mim"].losses
-    assert vary("genesis", decoder="light").scores == "all"
-    assert {name: method.to_dict() for name, method in METHODS.items()} == before

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from prostate_mim.errors import NotFoundError
 from prostate_mim.mim import METHODS, BlockGrid, MaskedImageModel, Method, MimBatch, expand_blocks, random_hidden_blocks
-from prostate_mim.mim.layout import cells_to_voxels, from_blocks, repeat_cells, to_blocks, voxels_to_cells
+from prostate_mim.mim.layout import cells_to_voxels, repeat_cells, to_blocks, voxels_to_cells
 from prostate_mim.mim.targets import TARGETS
 from prostate_mim.mim.targets.voxels import VARIANCE_FLOOR, block_moments
 from prostate_mim.nets import ARCHITECTURES, build_encoder
@@ -519,7 +519,6 @@ def test_two_blocks_by_hand() -> None:
     mean, deviation = block_moments(blocks)
     assert mean.flatten().tolist() == [2.5, 4.5]
     assert deviation.square().flatten().tolist() == pytest.approx([4.25 + VARIANCE_FLOOR] * 2)
-    assert torch.equal(from_blocks(blocks, (1, 2, 2), (1, 1, 2)), plane)
 
 
 def test_a_flat_block_is_not_blown_up() -> None:
@@ -542,7 +541,6 @@ def test_round_trips(block: tuple[int, int, int]) -> None:
     voxels = torch.arange(2 * 4 * 6 * 8.0).reshape(2, 1, 4, 6, 8)
     z, y, x = (size // b for size, b in zip((4, 6, 8), block, strict=True))
     blocks = to_blocks(voxels, block)
-    assert torch.equal(from_blocks(blocks, block, (z, y, x)), voxels)
     cells = blocks.transpose(1, 2).reshape(2, -1, z, y, x)
     assert torch.equal(cells_to_voxels(cells, block), voxels)
     assert torch.equal(voxels_to_cells(voxels, block), cells)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from prostate_mim.mim import BlockGrid, MaskedImageModel, Method, MimBatch, hide
-from prostate_mim.mim.hiding import _covers
-from prostate_mim.mim.teacher import FIRST_MOMENTUM, LAST_MOMENTUM, EmaTeacher, block_difficulty
+from prostate_mim.mim.hiding import _covers, block_difficulty
+from prostate_mim.mim.teacher import FIRST_MOMENTUM, LAST_MOMENTUM, EmaTeacher
 from prostate_mim.nets import build_encoder
 
 GRID = BlockGrid((4, 16, 16), (2, 2, 2))

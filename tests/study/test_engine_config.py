@@ -68,6 +68,9 @@ def test_paths_start_at_the_file_or_at_data(tmp_path: Path) -> None:
         ('references = ["c"]\n' + LEAST, "reference 'c' is unknown; choose b"),
         (LEAST.replace('"b"', '"control:x"'), "is the beginning of the controls' names"),
         (LEAST.replace('"b"', '"a|b"'), "use letters, digits"),
+        (LEAST + "[pretraining]\nleave_out_fold = 0\n", "pretraining: leave_out_fold is 0.*'per-fold'"),
+        (LEAST + "[arms.pretraining]\nleave_out_fold = 0\n", "arm 'b': leave_out_fold is 0.*'per-fold'"),
+        (LEAST + "[finetune]\ntest_fold = 1\n", "finetune.test_fold is 1; a study tests every fold"),
         (LEAST.replace('"a"', '"a"\nkind = "voxel"'), "kind 'voxel' is unknown; choose lesions, voxels, centres"),
     ],
 )  # fmt: skip

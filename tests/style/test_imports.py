@@ -12,9 +12,9 @@ from package_source import FILES, Function, parsed
 ORDER = (
     "errors", "_version", "files", "spec", "volume", "preprocess", "modality", "manifest", "studies", "folds", "leaks",
     "phantom", "datasets", "store", "nets", "masked", "mim", "metrics", "hub", "deploy", "encoder", "initialisations",
-    "classifier", "create", "formats", "config", "engine", "pictures", "reconstruction", "health", "contrastive",
-    "pretraining", "finetuning", "prediction", "bench", "probing", "checking", "archive", "preview", "saliency",
-    "looking", "study", "demo", "doctor", "console", "cli", "__main__",
+    "classifier", "create", "loading", "formats", "config", "engine", "pictures", "reconstruction", "health",
+    "contrastive", "pretraining", "finetuning", "prediction", "bench", "probing", "checking", "archive", "preview",
+    "saliency", "looking", "study", "demo", "doctor", "console", "cli", "__main__",
 )  # fmt: skip
 # file -> modules it may import from above itself, inside a function or for types only.
 UPWARD: dict[str, dict[str, str]] = {}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 
-from prostate_mim.errors import NotFoundError, UsageError
+from prostate_mim.errors import UsageError
+from prostate_mim.mim.lookup import look_up
 from prostate_mim.mim.strategies.base import Guide, Hiding, Strategy
 from prostate_mim.mim.strategies.batch import BatchHiding, hide_batch
 from prostate_mim.mim.strategies.blockwise import Blockwise
@@ -65,7 +65,7 @@ def build_strategy(text: str) -> Strategy:
         UsageError: a setting that the strategy does not have, or a value it cannot take.
     """
     name, _, rest = text.strip().partition(":")
-    maker = _known(name)
+    maker = look_up("strategy", name, STRATEGIES)
     given = _settings(text, rest)
     if maker is Mixture:
         return Mixture(tuple((_part(part), _number(text, part, weight, float)) for part, weight in given.items()))
@@ -78,15 +78,8 @@ def build_strategy(text: str) -> Strategy:
     return maker(**values)
 
 
-def _known(name: str) -> Callable[..., Strategy]:
-    if name not in STRATEGIES:
-        near = difflib.get_close_matches(name, STRATEGIES, n=1, cutoff=0.0)[0]
-        raise NotFoundError(f"strategy {name!r} is unknown; did you mean {near!r}? (known: {', '.join(STRATEGIES)})")
-    return STRATEGIES[name]
-
-
 def _part(name: str) -> Strategy:
-    maker = _known(name)
+    maker = look_up("strategy", name, STRATEGIES)
     if maker is Mixture:
         raise UsageError("strategy mixture holds a mixture; list its parts side by side")
     return maker()

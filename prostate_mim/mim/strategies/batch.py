@@ -21,16 +21,12 @@ class BatchHiding:
     Attributes:
         blocks: (N, gz, gy, gx) bool on the CPU, True = hidden; samples may hide different numbers of blocks.
         strategies: per sample, the name of the strategy that really was used.
-        instead_of: per sample, the name that was asked for where it could not be used, else "".
-        ratios: per sample, the drawn mask ratio.
         voxels: (N, 1, D, H, W) input where any sample's voxels were changed (the others' as they were), else None.
         frequencies: (N, H, W) bool, True = dropped, where any sample dropped some, else None.
     """
 
     blocks: Tensor
     strategies: tuple[str, ...]
-    instead_of: tuple[str, ...]
-    ratios: tuple[float, ...]
     voxels: Tensor | None = None
     frequencies: Tensor | None = None
 
@@ -56,16 +52,13 @@ def hide_batch(
     """
     if not guides or len(generators) != len(guides):
         raise UsageError(f"{len(generators)} generators for {len(guides)} samples; give one generator to each sample")
-    ratios = tuple(ratio.draw(generator) for generator in generators)
     hidings = [
-        strategy.hide(grid, share, generator, guide)
-        for share, generator, guide in zip(ratios, generators, guides, strict=True)
+        strategy.hide(grid, ratio.draw(generator), generator, guide)
+        for generator, guide in zip(generators, guides, strict=True)
     ]
     return BatchHiding(
         torch.stack([hiding.blocks for hiding in hidings]),
         tuple(hiding.strategy for hiding in hidings),
-        tuple(hiding.instead_of for hiding in hidings),
-        ratios,
         _stacked_voxels(hidings, guides),
         _stacked_frequencies(hidings, grid),
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from prostate_mim.mim.layout import TripleMm
 from prostate_mim.mim.lookup import look_up
-from prostate_mim.mim.targets.base import Spacing, Target, TargetSource, counted_cells
+from prostate_mim.mim.targets.base import Target, TargetSource, counted_cells
 from prostate_mim.mim.targets.features import FeatureTarget
 from prostate_mim.mim.targets.fourier import FourierTarget
 from prostate_mim.mim.targets.gradients import GradientTarget, HogTarget
@@ -15,7 +16,7 @@ from prostate_mim.spec import InputSpec
 __all__ = ["TARGETS", "Target", "TargetSource", "block_moments", "build_target", "counted_cells"]
 
 # name -> constructor of (spacing in mm, channels of the teacher's coarsest stage).
-TARGETS: dict[str, Callable[[Spacing, int], Target]] = {
+TARGETS: dict[str, Callable[[TripleMm, int], Target]] = {
     "block": lambda _spacing, _channels: BlockTarget(),
     "voxels": lambda _spacing, _channels: VoxelTarget(),
     "gland": lambda _spacing, _channels: GlandTarget(),
@@ -26,7 +27,9 @@ TARGETS: dict[str, Callable[[Spacing, int], Target]] = {
 }
 
 
-def build_target(name: str, spacing_mm_zyx: Spacing = InputSpec.spacing_mm_zyx, *, feature_channels: int = 0) -> Target:
+def build_target(
+    name: str, spacing_mm_zyx: TripleMm = InputSpec.spacing_mm_zyx, *, feature_channels: int = 0
+) -> Target:
     """The target called ``name``.
 
     Args:

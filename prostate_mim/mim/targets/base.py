@@ -6,6 +6,7 @@ whole number of cells. Targets, decoders and losses all speak (N, F, d, h, w): F
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -13,8 +14,6 @@ from torch import Tensor
 
 from prostate_mim.mim.blocks import BlockGrid
 from prostate_mim.mim.layout import Triple, voxels_to_cells
-
-Spacing = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -69,12 +68,6 @@ class Target(Protocol):
         """
 
 
-def voxels_per_cell(cell_zyx: Triple) -> int:
-    """Z * y * x."""
-    z, y, x = cell_zyx
-    return z * y * x
-
-
 def counted_cells(target: Target, hidden: Tensor, inside: Tensor, cell_zyx: Triple) -> Tensor:
     """Which values the loss counts: hidden ones that were measured.
 
@@ -91,4 +84,4 @@ def counted_cells(target: Target, hidden: Tensor, inside: Tensor, cell_zyx: Trip
     if target.voxelwise:
         return voxels_to_cells(hidden & inside, cell_zyx)
     measured = voxels_to_cells(inside, cell_zyx).sum(1, keepdim=True)
-    return voxels_to_cells(hidden, cell_zyx).all(1, keepdim=True) & (2 * measured >= voxels_per_cell(cell_zyx))
+    return voxels_to_cells(hidden, cell_zyx).all(1, keepdim=True) & (2 * measured >= math.prod(cell_zyx))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prostate_mim.mim.blocks import BlockGrid
 from prostate_mim.mim.layout import Triple, voxels_to_cells
-from prostate_mim.mim.targets.base import TargetSource, voxels_per_cell
+from prostate_mim.mim.targets.base import TargetSource
 
 
 class FourierTarget:
@@ -25,7 +25,7 @@ class FourierTarget:
     def channels(self, cell_zyx: Triple) -> int:
         """Z * y * (x // 2 + 1) frequencies."""
         z, y, x = cell_zyx
-        return voxels_per_cell((z, y, x // 2 + 1))
+        return z * y * (x // 2 + 1)
 
     def values(self, source: TargetSource, grid: BlockGrid, cell_zyx: Triple) -> Tensor:
         """(N, F, d, h, w), not negative, frequencies in (z, y, x) order."""

@@ -16,14 +16,14 @@ from torch.nn import functional
 
 from prostate_mim.errors import UsageError
 from prostate_mim.mim.blocks import BlockGrid
-from prostate_mim.mim.layout import Triple, voxels_to_cells
-from prostate_mim.mim.targets.base import Spacing, TargetSource, voxels_per_cell
+from prostate_mim.mim.layout import Triple, TripleMm, voxels_to_cells
+from prostate_mim.mim.targets.base import TargetSource
 
 # Cells flatter than about this (z-scores per mm) have no orientation; their noise must not become unit vectors.
 GRADIENT_FLOOR = 1e-2
 
 
-def gradient_per_mm(voxels: Tensor, inside: Tensor, spacing_mm_zyx: Spacing) -> Tensor:
+def gradient_per_mm(voxels: Tensor, inside: Tensor, spacing_mm_zyx: TripleMm) -> Tensor:
     """Central differences, one-sided beside padding and at the crop's border: the jump to padding is no edge.
 
     Args:
@@ -76,12 +76,12 @@ class GradientTarget:
     name: ClassVar[str] = "gradient"
     voxelwise: ClassVar[bool] = True
 
-    def __init__(self, spacing_mm_zyx: Spacing) -> None:
+    def __init__(self, spacing_mm_zyx: TripleMm) -> None:
         self.spacing_mm_zyx = spacing_mm_zyx
 
     def channels(self, cell_zyx: Triple) -> int:
         """One value a voxel."""
-        return voxels_per_cell(cell_zyx)
+        return math.prod(cell_zyx)
 
     def values(self, source: TargetSource, grid: BlockGrid, cell_zyx: Triple) -> Tensor:
         """(N, z*y*x, d, h, w), not negative."""
@@ -110,7 +110,7 @@ class HogTarget:
     name: ClassVar[str] = "hog"
     voxelwise: ClassVar[bool] = False
 
-    def __init__(self, spacing_mm_zyx: Spacing, parts_zyx: Triple = (1, 2, 2)) -> None:
+    def __init__(self, spacing_mm_zyx: TripleMm, parts_zyx: Triple = (1, 2, 2)) -> None:
         self.spacing_mm_zyx = spacing_mm_zyx
         self.parts_zyx = parts_zyx
         self.directions = dodecahedron_directions()
@@ -119,7 +119,7 @@ class HogTarget:
 
     def channels(self, cell_zyx: Triple) -> int:
         """20 directions a part."""
-        return len(self.directions) * voxels_per_cell(self.parts_zyx)
+        return len(self.directions) * math.prod(self.parts_zyx)
 
     def values(self, source: TargetSource, grid: BlockGrid, cell_zyx: Triple) -> Tensor:
         """(N, 20 * parts, d, h, w), direction-major; length 1 per cell, less where it is nearly flat.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from prostate_mim.mim.blocks import BlockGrid
 from prostate_mim.mim.layout import Triple, cells_to_voxels, repeat_cells, to_blocks, voxels_to_cells
-from prostate_mim.mim.targets.base import TargetSource, voxels_per_cell
+from prostate_mim.mim.targets.base import TargetSource
 
 # A block of z-scored tissue has variance about 0.1 to 1; blocks of padding or air have almost none, and must
 # not have their noise blown up to unit variance.
@@ -30,7 +31,7 @@ class VoxelTarget:
 
     def channels(self, cell_zyx: Triple) -> int:
         """One value a voxel."""
-        return voxels_per_cell(cell_zyx)
+        return math.prod(cell_zyx)
 
     def values(self, source: TargetSource, grid: BlockGrid, cell_zyx: Triple) -> Tensor:
         """(N, z*y*x, d, h, w) normalised voxels."""
@@ -77,7 +78,7 @@ class GlandTarget(VoxelTarget):
         region = source.inside
         if source.gland is not None:
             gland = source.gland & source.inside
-            large = gland.sum(axes, keepdim=True) >= voxels_per_cell(cell_zyx)
+            large = gland.sum(axes, keepdim=True) >= math.prod(cell_zyx)
             region = torch.where(large, gland, source.inside)
         count = region.sum(axes, keepdim=True).clamp(min=1)
         mean = torch.where(region, source.voxels, 0).sum(axes, keepdim=True) / count

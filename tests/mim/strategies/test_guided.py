@@ -109,7 +109,6 @@ def test_fallbacks_are_named_per_sample():
     guides = [guide_of(GRID), replace(guide_of(GRID), gland=None), guide_of(GRID)]
     batch = hide_batch(build_strategy("gland"), GRID, parse_ratio(0.6), [seeded(i) for i in range(3)], guides)
     assert batch.strategies == ("gland", "random", "gland")
-    assert batch.instead_of == ("", "gland", "")
     assert batch.voxels is None
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from prostate_mim.errors import NotFoundError, UsageError
 from prostate_mim.mim.blocks import BlockGrid, expand_blocks
-from prostate_mim.mim.layout import cells_to_voxels, from_blocks, to_blocks, voxels_to_cells
+from prostate_mim.mim.layout import cells_to_voxels, to_blocks, voxels_to_cells
 from prostate_mim.mim.targets import TARGETS, TargetSource, block_moments, build_target, counted_cells
 from prostate_mim.mim.targets.voxels import VARIANCE_FLOOR
 
@@ -101,7 +101,8 @@ def test_block_statistics_are_those_of_the_block():
     given_ = source()
     blocks = to_blocks(given_.voxels, GRID.block_zyx)
     mean, deviation = block_moments(blocks)
-    wanted = from_blocks((blocks - mean) / deviation, GRID.block_zyx, GRID.grid_zyx)
+    normal = ((blocks - mean) / deviation).transpose(1, 2).reshape(len(blocks), -1, *GRID.grid_zyx)
+    wanted = cells_to_voxels(normal, GRID.block_zyx)
     found = build_target("block").values(given_, GRID, CELL)
     assert torch.equal(cells_to_voxels(found, CELL), wanted)
     per_cell = build_target("block").values(given_, BlockGrid(CELL, (4, 4, 4)), CELL)  # control
