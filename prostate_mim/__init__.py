@@ -10,7 +10,7 @@ from prostate_mim._version import __version__
 if TYPE_CHECKING:
     from prostate_mim.classifier import LesionClassifier
     from prostate_mim.create import create_model
-    from prostate_mim.deploy.provenance import Prediction
+    from prostate_mim.deploy.prediction import Prediction
     from prostate_mim.deploy.session import OnnxClassifier, OnnxEncoder
     from prostate_mim.encoder import PreMIM
     from prostate_mim.finetuning import FinetuneConfig, finetune
@@ -27,7 +27,7 @@ _HOME = {
     "OnnxClassifier": "deploy.session",
     "OnnxEncoder": "deploy.session",
     "PreMIM": "encoder",
-    "Prediction": "deploy.provenance",
+    "Prediction": "deploy.prediction",
     "PretrainConfig": "pretraining",
     "Volume": "volume",
     "create_model": "create",

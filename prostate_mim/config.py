@@ -8,7 +8,6 @@ tuples and dataclasses, and each of these or None. A tuple of dataclasses is a l
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 import tomllib
 import types
@@ -19,7 +18,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tomli_w
 
-from prostate_mim.errors import IntegrityError, NotFoundError, ProstateMimError, UsageError
+from prostate_mim.errors import IntegrityError, NotFoundError, ProstateMimError, UsageError, nearest
 from prostate_mim.files import write_text
 
 Config = TypeVar("Config")
@@ -271,9 +270,9 @@ class _Reader:
         beside = {own.rpartition(".")[2]: own for own in known if own.rpartition(".")[0] == place}
         anywhere = {own.rpartition(".")[2]: own for own in reversed(known)}
         for names, cutoff in ((anywhere, 1.0), (beside, 0.6), (anywhere, 0.6), (beside or anywhere, 0.0)):
-            near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=cutoff)
+            near = nearest(name.lower(), names, cutoff)
             if near:
-                return UsageError(f"{self.where}: {key} is unknown; did you mean {names[near[0]]}?")
+                return UsageError(f"{self.where}: {key} is unknown; did you mean {names[near]}?")
         return UsageError(f"{self.where}: {key} is unknown")  # pragma: no cover - a dataclass without fields
 
 

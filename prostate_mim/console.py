@@ -11,7 +11,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -56,12 +55,6 @@ def whole_numbers(text: str, option: str) -> tuple[int, int, int]:
     if z is None or y is None or x is None:
         raise UsageError(f"{option} is {text!r}; expected three whole numbers, e.g. '16 96 96'")
     return z, y, x
-
-
-def one_of(study: Path | None, manifest: Path | None) -> None:
-    """Refuse both and neither."""
-    if (study is None) == (manifest is None):
-        raise UsageError("give either one study or --manifest, not both and not neither")
 
 
 def plain(summary: Any) -> dict[str, Any]:

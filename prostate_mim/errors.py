@@ -1,10 +1,13 @@
-"""The closed list of exceptions this package raises, each with its process exit code.
+"""The closed list of exceptions this package raises, each with its process exit code; and "did you mean".
 
 A message is one line and says *what* went wrong, *where*, *why*, and *what to do*. File names appear as the
 user gave them; identifiers of patients never do (row numbers instead).
 """
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class ProstateMimError(Exception):
@@ -71,3 +74,15 @@ class TrainingError(ProstateMimError):
     """Training met a non-finite loss or data it cannot learn from (exit code 9)."""
 
     exit_code = 9
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """What a message may ask for in place of a mistyped name; empty if nothing is like it.
+
+    Args:
+        name: as it was typed.
+        known: names that there are.
+        cutoff: how like one must be, from 0 (the likest of any) to 1 (the same).
+    """
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return near[0] if near else ""

@@ -1,10 +1,11 @@
-"""The only code that opens a file for writing: temporary name in the same folder, fsync, rename."""
+"""The only code that opens a file for writing: temporary name in the same folder, fsync, rename. Folders likewise."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -98,6 +99,45 @@ def make_folder(path: str | Path) -> Path:
     except OSError as error:
         raise explain_os_error(error, folder) from error
     return folder
+
+
+@contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``; when the body has filled it, it is renamed to ``path``.
+
+    Nothing is left behind when the body raises.
+
+    Args:
+        path: must not exist yet, or be an empty folder; folders above it are made.
+
+    Raises:
+        UsageError: something is there already, or the folder cannot be written.
+        ResourceError: the disk is full.
+    """
+    final = Path(path)
+    temporary = _temporary_beside(final)
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if final.exists():
+            final.rmdir()
+        temporary.rename(final)
+    except (ResourceError, UsageError) as error:  # it names the temporary folder, which nobody asked for
+        raise type(error)(str(error).replace(temporary.name, final.name)) from error
+    except OSError as error:
+        raise explain_os_error(error, final) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary_beside(final: Path) -> Path:
+    try:
+        if final.exists() and (not final.is_dir() or any(final.iterdir())):
+            raise UsageError(f"{final}: already exists and is not empty; choose another folder or remove it")
+        make_folder(final.parent)
+        return Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".tmp", dir=final.parent))
+    except OSError as error:
+        raise explain_os_error(error, final) from error
 
 
 @contextmanager

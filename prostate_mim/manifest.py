@@ -6,14 +6,13 @@ Messages name the row (1 = the first after the header), never a patient, a study
 from __future__ import annotations
 
 import csv
-import difflib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prostate_mim.errors import ManifestError, NotFoundError, UsageError
+from prostate_mim.errors import ManifestError, NotFoundError, UsageError, nearest
 
 REQUIRED = ("study_id", "patient_id", "t2w")
 OPTIONAL = (
@@ -73,6 +72,16 @@ class Manifest:
     def where(self, row: ManifestRow) -> str:
         """How messages name a row."""
         return f"{self.path} row {row.number}"
+
+    def row(self, number: int) -> ManifestRow:
+        """One row; 1 is the first after the header.
+
+        Raises:
+            UsageError: there is no such row.
+        """
+        if not 1 <= number <= len(self.rows):
+            raise UsageError(f"--row is {number}, but {self.path} has rows 1 to {len(self.rows)}")
+        return self.rows[number - 1]
 
 
 def read_manifest(path: str | Path, *, labels: bool = False, level: str = LEVELS[0]) -> Manifest:
@@ -139,22 +148,23 @@ def _read_records(source: Path) -> list[dict[str, str]]:
 
 def _check_header(source: Path, header: list[str]) -> None:
     missing = [name for name in REQUIRED if name not in header]
-    plain = {_letters(name): name for name in header}
-    if missing and not {_letters(name) for name in (*REQUIRED, *OPTIONAL)} & set(plain):
+    plain = {letters_and_digits(name): name for name in header}
+    if missing and not {letters_and_digits(name) for name in (*REQUIRED, *OPTIONAL)} & set(plain):
         # Without a header line the first study would be taken for one: do not repeat it.
         raise ManifestError(
             f"{source}: column {missing[0]!r} is missing, and so is every other; does the file begin with a header?"
         )
     if missing:
-        near = difflib.get_close_matches(_letters(missing[0]), plain, n=1)
-        hint = f"; is it the column {plain[near[0]]!r}?" if near else ""
+        near = nearest(letters_and_digits(missing[0]), plain)
+        hint = f"; is it the column {plain[near]!r}?" if near else ""
         raise ManifestError(f"{source}: column {missing[0]!r} is missing (found: {', '.join(header)}){hint}")
     twice = [name for name in (*REQUIRED, *OPTIONAL) if header.count(name) > 1]
     if twice:
         raise ManifestError(f"{source}: column {twice[0]!r} appears twice; keep one")
 
 
-def _letters(name: str) -> str:
+def letters_and_digits(name: str) -> str:
+    """A name of a column as it is compared: without regard to case, spaces and punctuation."""
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 

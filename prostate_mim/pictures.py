@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FloatArray = npt.NDArray[np.float32]
+GREY_WINDOW = 2.5
+"""Deviations of a z-scored image on either side of mid-grey, so that all pictures of crops look alike."""
+HIDDEN_COLOUR = "#1d4e89"  # in place of voxels that the encoder does not see
+# Colours that stay apart for colour-blind readers (Okabe and Ito 2008).
+MASK_COLOURS = {"gland": "#F0E442", "lesion": "#D55E00"}
 
 
 def check_png(out: Path) -> Path:
@@ -54,8 +59,8 @@ def reconstruction_png(
     for row, index in enumerate(chosen):
         for column, (name, values) in enumerate(columns):
             axis = axes[row][column]
-            axis.imshow(values[index], cmap="gray", vmin=-2.5, vmax=2.5, interpolation="nearest")
-            axis.set_facecolor("#1d4e89")
+            axis.imshow(values[index], cmap="gray", vmin=-GREY_WINDOW, vmax=GREY_WINDOW, interpolation="nearest")
+            axis.set_facecolor(HIDDEN_COLOUR)
             axis.set_xticks([])
             axis.set_yticks([])
             if row == 0:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prostate_mim.classifier import LesionClassifier
-from prostate_mim.deploy.provenance import Prediction
+from prostate_mim.deploy.prediction import Prediction
 from prostate_mim.encoder import PreMIM
 from prostate_mim.engine.tracker import progress_bar
 from prostate_mim.files import atomic_path

@@ -77,11 +77,6 @@ class Bench:
     winner: str
     whole: Whole
 
-    @property
-    def fastest_ms(self) -> float:
-        """Of all engines that were measured."""
-        return min(row.median_ms for row in self.engines if row.median_ms is not None)
-
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {**dataclasses.asdict(self), "whole": {**dataclasses.asdict(self.whole), "ratio": self.whole.ratio}}

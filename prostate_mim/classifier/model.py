@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from prostate_mim.classifier.attentive import AttentivePool
 from prostate_mim.classifier.heads import Head, pooled_logit
-from prostate_mim.classifier.parts import SECTION, Layout, Parts, read_layout
+from prostate_mim.classifier.parts import LAYOUT_SECTION, Layout, Parts, read_layout
 from prostate_mim.deploy.export import Size, export_onnx
-from prostate_mim.deploy.provenance import Prediction
+from prostate_mim.deploy.prediction import Prediction
 from prostate_mim.encoder import PreMIM, check_size, golden_input
 from prostate_mim.errors import UsageError
 from prostate_mim.hub import open_release, write_release
@@ -142,7 +142,7 @@ class LesionClassifier(nn.Module):
         model.name = model.encoder.name = release.name
         model.revision = model.encoder.revision = release.revision
         model.studies = model.encoder.studies = release.studies
-        model.details = {key: value for key, value in release.details.items() if key != SECTION}
+        model.details = {key: value for key, value in release.details.items() if key != LAYOUT_SECTION}
         return model.eval()
 
     def save_pretrained(
@@ -154,7 +154,7 @@ class LesionClassifier(nn.Module):
             UsageError: the folder is not empty or cannot be written.
         """
         complete = self._complete
-        section = {SECTION: self.layout.to_dict()} if complete else {}
+        section = {LAYOUT_SECTION: self.layout.to_dict()} if complete else {}
         config = {
             "kind": "classifier",
             "name": name or self.name,

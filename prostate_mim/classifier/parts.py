@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from prostate_mim.errors import IntegrityError, UsageError
+from prostate_mim.nets.pooling import POOLINGS
 
 if TYPE_CHECKING:
     from prostate_mim.classifier.model import LesionClassifier
 
-SECTION = "classifier"
+LAYOUT_SECTION = "classifier"  # of a release's details
 HEADS = ("linear", "attentive")
-POOLINGS = ("centre", "mean")
 TARGETS = ("label", "isup")
 _MOST_MEMBERS = 100
 
@@ -41,7 +41,7 @@ class Layout:
     members: int = 1
 
     def __post_init__(self) -> None:
-        for name, allowed in (("head", HEADS), ("pooling", POOLINGS), ("target", TARGETS)):
+        for name, allowed in (("head", HEADS), ("pooling", tuple(POOLINGS)), ("target", TARGETS)):
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{name} {getattr(self, name)!r} is unknown; choose {' or '.join(allowed)}")
         if type(self.members) is not int or not 1 <= self.members <= _MOST_MEMBERS:
@@ -58,16 +58,16 @@ def read_layout(details: Mapping[str, Any], source: str) -> tuple[Layout, bool]:
     Raises:
         IntegrityError: it is not of this version.
     """
-    if SECTION not in details:
+    if LAYOUT_SECTION not in details:
         return Layout(), False
-    values = details[SECTION]
+    values = details[LAYOUT_SECTION]
     names = {field.name for field in dataclasses.fields(Layout)}
     if not isinstance(values, dict) or set(values) != names:
-        raise IntegrityError(f"{source}: its section {SECTION!r} has not exactly the keys {sorted(names)}")
+        raise IntegrityError(f"{source}: its section {LAYOUT_SECTION!r} has not exactly the keys {sorted(names)}")
     try:
         return Layout(**values), True
     except (UsageError, TypeError) as error:
-        raise IntegrityError(f"{source}: its section {SECTION!r} is not of this version ({error})") from error
+        raise IntegrityError(f"{source}: its section {LAYOUT_SECTION!r} is not of this version ({error})") from error
 
 
 class Parts(nn.Module):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prostate_mim.cli import options
-from prostate_mim.console import numbers, one_of, plain, show
+from prostate_mim.console import numbers, plain, show
 from prostate_mim.errors import UsageError, VolumeError
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def predict(
         raise UsageError(
             "--model is missing; name a classifier made by 'prostate-mim finetune' (its run folder will do)"
         )
-    one_of(study, manifest)
+    if (study is None) == (manifest is None):
+        raise UsageError("give either one study or --manifest, not both and not neither")
     limits = {"workers": workers, "shard_rows": shard_rows, "attempts": attempts}
     if _wants_ray(engine, out=out, **limits):
         if manifest is None or out is None:

@@ -23,8 +23,8 @@ from prostate_mim.datasets.mask_files import (
     look_at_mask,
     off_gland,
 )
-from prostate_mim.datasets.tables import Record, column, plain, read_table
-from prostate_mim.manifest import OPTIONAL, REQUIRED
+from prostate_mim.datasets.tables import Record, column, read_table
+from prostate_mim.manifest import OPTIONAL, REQUIRED, letters_and_digits
 from prostate_mim.volume import Volume
 
 _STACK = "sagittal or coronal, says the acq label"
@@ -32,7 +32,7 @@ _MASK_REFUSED = "mask damaged, or off its image"
 _GLAND = {"prostate", "gland", "wholegland"}
 _LESION = {"lesion", "tumor", "tumour", "cspca"}
 _CENTRE = ("site", "center", "centre")
-_OURS = {plain(name) for name in (*REQUIRED, *OPTIONAL, "label_source")}
+_OURS = {letters_and_digits(name) for name in (*REQUIRED, *OPTIONAL, "label_source")}
 
 
 @dataclass(frozen=True)
@@ -155,9 +155,13 @@ def _extra(record: Record) -> dict[str, str]:
     kept = {
         name: _known(text)
         for name, text in record.items()
-        if plain(name) not in map(plain, (*_CENTRE, "participant_id"))
+        if letters_and_digits(name) not in map(letters_and_digits, (*_CENTRE, "participant_id"))
     }
-    return {f"participants_{name}" if plain(name) in _OURS else name: text for name, text in kept.items() if name}
+    return {
+        f"participants_{name}" if letters_and_digits(name) in _OURS else name: text
+        for name, text in kept.items()
+        if name
+    }
 
 
 def _known(text: str) -> str:

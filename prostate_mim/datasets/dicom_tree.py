@@ -23,6 +23,12 @@ _TAGS = (
 _SERIES_UID = 0x0020000E
 _UNREADABLE = ""
 _WHOLE = re.compile(r"[0-9]{1,9}")
+_T2 = re.compile(r"(^|[^a-z0-9])t2", re.IGNORECASE)  # not the "t2" of ep2d_diff_tra_DYNDIST2
+
+# Why a series becomes no row, in the words that importers share.
+NOT_T2W = "MR series that is not axial T2w"
+CROWDED_T2W = "axial T2w series whose folder holds files of another series"
+DAMAGED_T2W = "axial T2w series that is damaged or incomplete"
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,11 @@ def crowded(series: Iterable[Series]) -> frozenset[Path]:
     for item in series:
         (twice if item.folder in seen else seen).add(item.folder)
     return frozenset(twice)
+
+
+def names_t2(description: str) -> bool:
+    """Whether a series' description, or a file's name, says T2."""
+    return bool(_T2.search(description))
 
 
 def _is_dicom(file: Path) -> bool:

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from prostate_mim.datasets.found import DataSet, Found, FoundRow, ImportOptions, Skipped
-from prostate_mim.datasets.tables import Record, column, plain, read_table
+from prostate_mim.datasets.tables import Record, column, read_table
 from prostate_mim.errors import BackendError, ManifestError, NotFoundError
 from prostate_mim.files import make_folder
+from prostate_mim.manifest import letters_and_digits
 from prostate_mim.volume import MAX_VOXELS, Geometry, Volume, write_volume
 
 _T2_NAME = re.compile(r"file_prostate_axt2_0*(\d+)\.h5", re.IGNORECASE)
@@ -114,11 +115,11 @@ def _tables(where: Path) -> _Tables:
         if path.name.startswith(".") or not _of_the_set(path):
             continue
         rows = read_table(path)
-        known = {plain(name) for name in (rows[0] if rows else ())}
-        if known >= {plain(name) for name in _VOLUME_COLUMNS}:
+        known = {letters_and_digits(name) for name in (rows[0] if rows else ())}
+        if known >= {letters_and_digits(name) for name in _VOLUME_COLUMNS}:
             found = {_whole(column(row, "fastmri_pt_id")): row for row in rows}
             _agree(path, scores, {number: row for number, row in found.items() if number is not None})
-        elif known >= {plain(name) for name in _SLICE_COLUMNS}:
+        elif known >= {letters_and_digits(name) for name in _SLICE_COLUMNS}:
             # the diffusion files have a table of the same columns: their names tell them apart
             files.update({column(row, "fastmri_rawfile").lower(): row for row in rows})
     return _Tables(scores, files)
@@ -131,7 +132,7 @@ def _of_the_set(path: Path) -> bool:
             first = stream.readline(1 << 16)
     except OSError:
         return True  # read_table says what is wrong with it
-    return plain(_VOLUME_COLUMNS[0]) in plain(first.decode("latin-1"))
+    return letters_and_digits(_VOLUME_COLUMNS[0]) in letters_and_digits(first.decode("latin-1"))
 
 
 def _agree(path: Path, scores: dict[int, Record], found: Mapping[int, Record]) -> None:

@@ -9,6 +9,10 @@ from pathlib import Path
 
 from prostate_mim.manifest import Point
 
+# Reasons of ``Skipped`` that importers share.
+SECOND_TIME = "the same study a second time"
+NO_SPACING = "bare array without a spacing; state spacing_mm_zyx in a table given by --labels"
+
 
 @dataclass(frozen=True)
 class FoundRow:

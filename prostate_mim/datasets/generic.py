@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prostate_mim.datasets.cells import digest, flag, grade, three, whole
-from prostate_mim.datasets.found import DataSet, Found, FoundRow, ImportOptions, Skipped
+from prostate_mim.datasets.found import NO_SPACING, DataSet, Found, FoundRow, ImportOptions, Skipped
 from prostate_mim.datasets.mask_files import (
     ABSENT,
     FILLED,
@@ -27,12 +27,12 @@ from prostate_mim.datasets.mask_files import (
     look_at_mask,
     off_gland,
 )
-from prostate_mim.datasets.tables import Record, plain, read_table
+from prostate_mim.datasets.tables import Record, read_table
 from prostate_mim.errors import ManifestError
-from prostate_mim.manifest import Point
+from prostate_mim.manifest import Point, letters_and_digits
 from prostate_mim.volume import Volume
+from prostate_mim.volume.read import SUPPORTED
 
-_VOLUMES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".npy", ".npy.gz", ".npz")
 _ARRAYS = (".npy", ".npy.gz", ".npz")
 _MASK_NAME = re.compile(r"(^|[^a-z])(mask|seg|segmentation|label|labels|roi|gland|lesion|tumou?r|dseg)([^a-z]|$)")
 _WRAPPERS = {"images", "image", "data", "dicom", "nifti", "mri", "t2w", "t2", "imagestr", "train", "raw", "volumes"}
@@ -50,7 +50,6 @@ _ZONES = {1, 2}  # labels of a zone_mask: peripheral, transition
 _NOT_LISTED = "in the folder, but not in the table"
 _NO_FILE = "in the table, but the file is not there"
 _MASK = "its name says that it is a mask"
-_NO_SPACING = "bare array without a spacing; state spacing_mm_zyx in a table given by --labels"
 _LESION = "lesion mask missing, damaged, empty, or off its image"
 _AWAY = "position_mm_lps lies outside the image; it is x y z in LPS, not voxels"
 _GLAND = "gland mask missing, damaged, empty, or off its image"
@@ -107,7 +106,7 @@ def _volumes(folder: Path) -> list[Path]:
         hidden = any(part.startswith((".", "__MACOSX")) for part in item.relative_to(folder).parts)
         if hidden or not item.is_file():
             continue
-        if item.name.lower().endswith(_VOLUMES):
+        if item.name.lower().endswith(SUPPORTED):
             found.add(item)
         elif item.parent not in found and _is_dicom(item):
             found.add(item.parent)
@@ -127,7 +126,7 @@ def _stem(path: Path, folder: Path) -> str:
     if path == folder:
         return folder.resolve().name
     name = next(
-        (path.name[: -len(end)] for end in sorted(_VOLUMES, key=len)[::-1] if path.name.lower().endswith(end)), ""
+        (path.name[: -len(end)] for end in sorted(SUPPORTED, key=len)[::-1] if path.name.lower().endswith(end)), ""
     )
     return "_".join((*path.relative_to(folder).parts[:-1], name or path.name))
 
@@ -138,7 +137,7 @@ def _scan(gathered: _Gathered, volumes: list[Path]) -> None:
         if _MASK_NAME.search(path.name.lower()) and path.is_file():
             gathered.skipped.append(Skipped(item, _MASK))
         elif path.name.lower().endswith(_ARRAYS):
-            gathered.skipped.append(Skipped(item, _NO_SPACING))
+            gathered.skipped.append(Skipped(item, NO_SPACING))
         elif gathered.image(path, None) is None:
             gathered.skipped.append(Skipped(item, IMAGE_REFUSED))
         else:
@@ -185,8 +184,8 @@ def _match(records: list[Record], table: Path) -> dict[str, str]:
     if not records:
         raise ManifestError(f"{table}: has a header but no rows; add one row per study or lesion")
     header = list(records[0])
-    theirs = {plain(name): name for name in reversed(header)}
-    wanted = {**_ALIASES, **{name: (plain(name),) for name in _OTHERS}}
+    theirs = {letters_and_digits(name): name for name in reversed(header)}
+    wanted = {**_ALIASES, **{name: (letters_and_digits(name),) for name in _OTHERS}}
     names = {
         ours: next((theirs[alias] for alias in aliases if alias in theirs), "") for ours, aliases in wanted.items()
     }
@@ -261,7 +260,7 @@ def _refusal(
 ) -> str:
     """Why a row would stop a run when it is opened; empty where it would not."""
     if path.name.lower().endswith(_ARRAYS) and spacing is None:
-        return _NO_SPACING
+        return NO_SPACING
     volume = gathered.image(path, spacing, sha256)
     if volume is None:
         return _CHANGED if sha256 and look_at_image(path, spacing) is not None else IMAGE_REFUSED

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import os
 import shutil
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from prostate_mim.datasets.catalogue import DATASETS
 from prostate_mim.datasets.found import DataSet, Found, FoundRow, ImportOptions, Skipped
-from prostate_mim.errors import ManifestError, NotFoundError, UsageError
+from prostate_mim.errors import ManifestError, NotFoundError, UsageError, nearest
 from prostate_mim.files import atomic_path, make_folder, write_text
 from prostate_mim.manifest import read_manifest
 
@@ -108,8 +107,8 @@ def import_dataset(
 
 def _dataset(name: str) -> DataSet:
     if name not in DATASETS:
-        near = difflib.get_close_matches(name.lower(), DATASETS, n=1)
-        hint = f"did you mean {near[0]}?" if near else "choose " + ", ".join(sorted(DATASETS))
+        near = nearest(name.lower(), DATASETS)
+        hint = f"did you mean {near}?" if near else "choose " + ", ".join(sorted(DATASETS))
         raise UsageError(f"data set {name!r} is unknown; {hint}")
     return DATASETS[name]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from prostate_mim.datasets.found import DataSet, Found, FoundRow, ImportOptions, Skipped
+from prostate_mim.datasets.found import SECOND_TIME, DataSet, Found, FoundRow, ImportOptions, Skipped
 from prostate_mim.datasets.mask_files import DAMAGED, OUTSIDE, counted, look_at_mask
 from prostate_mim.errors import ManifestError, NotFoundError, VolumeError
 from prostate_mim.files import make_folder
@@ -117,7 +117,7 @@ def _add(gathered: _Gathered, image: Path, label: Path | None, subset: str) -> N
         gathered.skipped.append(Skipped(name, _NO_FILE))
         return
     if name in gathered.rows:
-        gathered.skipped.append(Skipped(name, "the same study a second time"))
+        gathered.skipped.append(Skipped(name, SECOND_TIME))
         return
     try:
         volume = read_channel(image, gathered.channel)

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from prostate_mim.datasets.dicom_tree import Series, crowded, find_series
+from prostate_mim.datasets.dicom_tree import Series, crowded, find_series, names_t2
 from prostate_mim.datasets.drawn_on import drawn_on, readable
 from prostate_mim.datasets.found import DataSet, Found, FoundRow, ImportOptions, Skipped
 from prostate_mim.datasets.mask_files import FILLED, look_at_mask
@@ -20,7 +20,6 @@ from prostate_mim.datasets.mask_files import FILLED, look_at_mask
 _PATIENT = re.compile(r"(Prostate3T|ProstateDx)-(\d{2})-(\d{4})", re.IGNORECASE)
 _CENTRES = {"Prostate3T": "RUMC", "ProstateDx": "BMC"}
 _SPLITS = {"training": "train", "leaderboard": "leaderboard", "test": "test"}
-_T2 = re.compile(r"(^|[^a-z0-9])t2", re.IGNORECASE)
 
 _NO_AXIAL = "patient without an axial series"
 _CROWDED = "axial series whose folder holds files of another series"
@@ -93,7 +92,7 @@ def _labels(folders: Sequence[Path]) -> dict[str, Path]:
 
 def _row(patient: str, series: Sequence[Series], labels: Path | None, skipped: list[Skipped]) -> FoundRow | None:
     """The row of a patient; None, with the reason in ``skipped``, where no series is clear or readable."""
-    described = [item for item in series if _T2.search(item.description)] or list(series)
+    described = [item for item in series if names_t2(item.description)] or list(series)
     images = readable([item.folder for item in described])
     if not images:
         skipped.append(Skipped(patient, _DAMAGED))

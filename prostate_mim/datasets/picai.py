@@ -20,7 +20,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prostate_mim.datasets.found import DataSet, Found, FoundRow, ImportOptions, Skipped
+from prostate_mim.datasets.found import SECOND_TIME, DataSet, Found, FoundRow, ImportOptions, Skipped
 from prostate_mim.datasets.mask_files import (
     ABSENT,
     DAMAGED,
@@ -51,7 +51,6 @@ _KEPT = {
     "histopath_type": "histopath_type",
 }  # fmt: skip
 _NO_IMAGE = "in the marksheet, but without a T2w file in the folder"
-_TWICE = "the same study a second time"
 
 
 @dataclass
@@ -98,7 +97,7 @@ def find(folder: Path, options: ImportOptions) -> Found:
     for path in sorted(item for item in folder.rglob("*") if _IMAGE.fullmatch(item.name) and item.is_file()):
         key = path.name[: -len("_t2w.mha")]
         if key in seen:
-            gathered.skipped.append(Skipped(key, _TWICE))
+            gathered.skipped.append(Skipped(key, SECOND_TIME))
             continue
         seen.add(key)
         fold = _fold_of_folders(path, folder)

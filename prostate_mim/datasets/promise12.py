@@ -16,18 +16,17 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prostate_mim.datasets.found import DataSet, Found, FoundRow, ImportOptions, Skipped
+from prostate_mim.datasets.found import NO_SPACING, DataSet, Found, FoundRow, ImportOptions, Skipped
 from prostate_mim.datasets.mask_files import DAMAGED, IMAGE_REFUSED, OUTSIDE, counted, look_at_image, look_at_mask
-from prostate_mim.datasets.tables import column, plain, read_table
+from prostate_mim.datasets.tables import column, read_table
 from prostate_mim.errors import ManifestError
-from prostate_mim.manifest import Point
+from prostate_mim.manifest import Point, letters_and_digits
 
 _CASE = re.compile(r"Case(\d+)\.(mhd|mha|nii|nii\.gz)", re.IGNORECASE)
 _ARRAY = re.compile(r"image_train(\d+)\.npy(\.gz)?", re.IGNORECASE)
 _SETS = {"livechallenge": "live", "live_challenge": "live", "test": "test", "train": "train"}
 # first case of each centre's block in the training set, by sizes and spacings of the images
 _BLOCKS = (0, 13, 26, 37, 50)
-_NO_SPACING = "bare array without a spacing; state spacing_mm_zyx in a table given by --labels"
 _TWICE = "the same case a second time"
 _GLAND = "gland mask damaged, or off its image"
 
@@ -73,7 +72,7 @@ def _segmentations(path: Path) -> tuple[Path, Path]:
 
 def _add_array(gathered: _Gathered, path: Path, number: int, spacings: dict[int, Point]) -> None:
     if number not in spacings:
-        gathered.skipped.append(Skipped(path.name, _NO_SPACING))
+        gathered.skipped.append(Skipped(path.name, NO_SPACING))
         return
     gathered.notes["bare array: its spacing is what the table of --labels says; place and axes are a convention"] += 1
     gland = path.with_name(path.name.replace("image_", "label_", 1))
@@ -131,7 +130,7 @@ def _spacings(table: Path) -> dict[int, Point]:
     """
     found: dict[int, Point] = {}
     for number, record in enumerate(read_table(table, ["case", "spacing_mm_zyx"]), 1):
-        digits = re.search(r"(\d+)(?!.*\d)", plain(column(record, "case")))
+        digits = re.search(r"(\d+)(?!.*\d)", letters_and_digits(column(record, "case")))
         try:
             z, y, x = (float(word) for word in column(record, "spacing_mm_zyx").split())
         except ValueError:

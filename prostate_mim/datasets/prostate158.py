@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prostate_mim.datasets.found import DataSet, Found, FoundRow, ImportOptions, Skipped
+from prostate_mim.datasets.found import SECOND_TIME, DataSet, Found, FoundRow, ImportOptions, Skipped
 from prostate_mim.datasets.mask_files import (
     ABSENT,
     DAMAGED,
@@ -45,7 +45,6 @@ _TABLES = {"train.csv": "train", "valid.csv": "valid", "test.csv": "test"}
 _NO_IMAGE = "in a table of the set, but without its T2w file"
 _NO_MASK = "in a table of the set, but without its lesion mask"
 _NO_TABLE = "in no table of the set"
-_TWICE = "the same study a second time"
 
 
 @dataclass
@@ -122,7 +121,7 @@ def _add(gathered: _Gathered, image: Path, split: str, masks: dict[str, Path]) -
     name = image.parent.name
     there = os.path.isfile(image)  # a cell may hold anything: this never raises
     volume = look_at_image(image) if there else None
-    reason = _NO_IMAGE if not there else _TWICE if name in gathered.rows else IMAGE_REFUSED
+    reason = _NO_IMAGE if not there else SECOND_TIME if name in gathered.rows else IMAGE_REFUSED
     if volume is None or name in gathered.rows:
         gathered.skipped.append(Skipped(name, reason))
         return

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prostate_mim.datasets.dicom_tree import crowded, find_series
+from prostate_mim.datasets.dicom_tree import CROWDED_T2W, DAMAGED_T2W, crowded, find_series
 from prostate_mim.datasets.found import DataSet, Found, FoundRow, ImportOptions, Skipped
 from prostate_mim.datasets.mask_files import FILLED, look_at_image, look_at_mask
 from prostate_mim.datasets.prostatex_tables import (
@@ -34,9 +34,7 @@ CENTRE = "RUMC"
 _NIFTI = re.compile(r"(ProstateX-\d{4})[_-].*?(?:(?:series|[_-])(\d+))?\.(nii|nii\.gz|mha)", re.IGNORECASE)
 _NO_MASK = re.compile(r"finding|roi|mask|seg|label", re.IGNORECASE)
 
-_CROWDED = "axial T2w series whose folder holds files of another series"
 _FURTHER = "further axial T2w series of a patient (see the notes)"
-_DAMAGED = "axial T2w series that is damaged or incomplete"
 _ELSEWHERE = "axial T2w series that lies elsewhere than the Images table says"
 _UNNAMED = "finding of a patient none of whose axial T2w series is one that the tables name"
 _ABSENT = "finding of a patient who has no axial T2w series in the folder"
@@ -99,7 +97,7 @@ def find_candidates(folder: Path) -> tuple[dict[str, list[Candidate]], list[Skip
             continue
         if item.folder in shared:
             packed.add(patient)
-            skipped.append(Skipped(str(item.folder.relative_to(folder)), _CROWDED))
+            skipped.append(Skipped(str(item.folder.relative_to(folder)), CROWDED_T2W))
             continue
         found[patient].append(Candidate(patient, item.folder, item.number, (item.study_date, item.number or 0)))
     for candidate in _nifti(folder):
@@ -130,9 +128,9 @@ def _patient(
         volume = look_at_image(item.path)
         if volume is not None and _lies_at(volume, _places(item, listed)):
             break
-        skipped.append(Skipped(_named(item), _DAMAGED if volume is None else _ELSEWHERE))
+        skipped.append(Skipped(_named(item), DAMAGED_T2W if volume is None else _ELSEWHERE))
     else:
-        damaged = bool(named) and all(entry.reason == _DAMAGED for entry in skipped)
+        damaged = bool(named) and all(entry.reason == DAMAGED_T2W for entry in skipped)
         reason = _UNREADABLE if damaged else _UNNAMED if candidates else _ABSENT
         return [], [*skipped, *(Skipped(_item(finding), reason) for finding in findings)]
     further = [other for other in candidates if other not in named[: len(skipped) + 1]]

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from prostate_mim.datasets.dicom_tree import names_t2
 from prostate_mim.datasets.found import Skipped
-from prostate_mim.datasets.tables import Record, column, plain, read_table
+from prostate_mim.datasets.tables import Record, column, read_table
 from prostate_mim.errors import ManifestError, NotFoundError
-from prostate_mim.manifest import Point
+from prostate_mim.manifest import Point, letters_and_digits
 
 PATIENT = re.compile(r"ProstateX-\d{4}", re.IGNORECASE)
-_T2 = re.compile(r"(^|[^a-z0-9])t2", re.IGNORECASE)  # not the "t2" of ep2d_diff_tra_DYNDIST2
 _LESION_MASK = re.compile(r"(ProstateX-\d{4})-Finding(\d+)-.*\.nii\.gz", re.IGNORECASE)
 _LISTED_IMAGE = re.compile(r"(ProstateX-\d{4})_.*?_(\d+)(\.nii)?(\.gz)?", re.IGNORECASE)
 _CLASS_ID = re.compile(r"(ProstateX-\d{4})_Finding(\d+)", re.IGNORECASE)
@@ -76,7 +76,7 @@ def patient_of(text: str) -> str:
 
 def is_t2w(description: str) -> bool:
     """Whether a series' description is that of a T2w series which is no localiser."""
-    return bool(_T2.search(description)) and "loc" not in description.lower()
+    return names_t2(description) and "loc" not in description.lower()
 
 
 def read_findings(folders: Sequence[Path]) -> tuple[list[Finding], list[Skipped], list[Path]]:
@@ -187,7 +187,7 @@ def _newer_layout(paths: list[Path]) -> Path | None:
 def _listed_numbers(folder: Path) -> dict[str, int]:
     """Patient -> series number of lesions/Image_list.csv, column T2: ``ProstateX-0001_t2_tse_tra_10``."""
     numbers: dict[str, int] = {}
-    lists = [path for path in sorted(folder.rglob("*.csv")) if plain(path.stem) == "imagelist"]
+    lists = [path for path in sorted(folder.rglob("*.csv")) if letters_and_digits(path.stem) == "imagelist"]
     for path in (item for item in lists if item.parent.name.lower() == "lesions"):
         for record in read_table(path, ("T2",)):
             match = _LISTED_IMAGE.fullmatch(column(record, "T2"))
@@ -199,7 +199,7 @@ def _listed_numbers(folder: Path) -> dict[str, int]:
 def _grades(folder: Path) -> dict[tuple[str, str], str]:
     """Grade groups of PROSTATEx_Classes.csv; its column also holds "No biopsy information"."""
     grades: dict[tuple[str, str], str] = {}
-    for path in (item for item in sorted(folder.rglob("*.csv")) if plain(item.stem) == "prostatexclasses"):
+    for path in (item for item in sorted(folder.rglob("*.csv")) if letters_and_digits(item.stem) == "prostatexclasses"):
         for record in read_table(path, ("ID", "Gleason Grade Group")):
             match = _CLASS_ID.fullmatch(column(record, "ID"))
             grade = column(record, "Gleason Grade Group")
@@ -228,7 +228,7 @@ def _csv_files(folders: Iterable[Path]) -> list[Path]:
 
 
 def _is_table(path: Path, kind: str, split: str) -> bool:
-    name = plain(path.stem)
+    name = letters_and_digits(path.stem)
     return kind in name and split in name and "ktrans" not in name and "prostatex2" not in name
 
 

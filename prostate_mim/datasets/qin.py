@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from prostate_mim.datasets.dicom_seg import Segment, read_segments, referenced_series, write_mask
-from prostate_mim.datasets.dicom_tree import Series, crowded, find_series
+from prostate_mim.datasets.dicom_tree import CROWDED_T2W, DAMAGED_T2W, NOT_T2W, Series, crowded, find_series
 from prostate_mim.datasets.found import DataSet, Found, FoundRow, ImportOptions, Skipped
 from prostate_mim.datasets.mask_files import look_at_image
-from prostate_mim.datasets.tables import plain
 from prostate_mim.errors import VolumeError
+from prostate_mim.manifest import letters_and_digits
 from prostate_mim.studies import FARTHEST_FROM_GLAND_MM
 from prostate_mim.volume import Volume
 from prostate_mim.volume.grids import distance_to_mask_mm
@@ -32,10 +32,7 @@ _NAMES = {
 }
 _OF_NUMBERED = ("tumorroi", "normalroi")  # continued by the zone and a number: TumorROI_PZ_1
 _SOURCES = ("none", "regions")
-_NOT_T2W = "MR series that is not axial T2w"
 _NO_IMAGE = "object that is neither an MR series nor a segmentation"
-_CROWDED = "axial T2w series whose folder holds files of another series"
-_DAMAGED = "axial T2w series that is damaged or incomplete"
 _OTHER_SEG = "segmentation of a series that is not axial T2w, or not in the folder"
 _BAD_SEG = "segmentation that is damaged, or does not lie on its series"
 _AGAIN = "second segmentation of a series"
@@ -65,7 +62,7 @@ def find(folder: Path, options: ImportOptions) -> Found:
     for scan in scans:
         volume = look_at_image(scan.series.folder)
         if volume is None:
-            skipped.append(Skipped(scan.study_id, _DAMAGED))
+            skipped.append(Skipped(scan.study_id, DAMAGED_T2W))
             continue
         segments, left_out = _segments(scan, volume)
         skipped += left_out
@@ -87,9 +84,9 @@ def _scans(series: Sequence[Series]) -> tuple[list[_Scan], list[Skipped]]:
         elif item.modality != "MR":
             skipped.append(Skipped(item.series_uid, _NO_IMAGE))
         elif item.stack != "axial" or "t2" not in item.description.lower():
-            skipped.append(Skipped(item.series_uid, _NOT_T2W))
+            skipped.append(Skipped(item.series_uid, NOT_T2W))
         elif item.folder in shared:
-            skipped.append(Skipped(item.series_uid, _CROWDED))
+            skipped.append(Skipped(item.series_uid, CROWDED_T2W))
         else:
             images.append(item)
     images.sort(key=lambda item: (item.patient_id, item.study_date, item.study_uid, item.number or 0))
@@ -158,7 +155,7 @@ def _far(segment: Segment, gland: Segment, volume: Volume) -> bool:
 
 def _kind(segment: Segment) -> str:
     """Key of ``_NAMES``, by the label, else by the description; empty for an unknown segment."""
-    for text in (plain(segment.name), plain(segment.description)):
+    for text in (letters_and_digits(segment.name), letters_and_digits(segment.description)):
         for kind, names in _NAMES.items():
             if text in names or any(name in names and text.startswith(name) for name in _OF_NUMBERED):
                 return kind

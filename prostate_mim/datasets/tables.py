@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from prostate_mim.errors import BackendError, ManifestError, NotFoundError
+from prostate_mim.manifest import letters_and_digits
 
 Record = dict[str, str]
 _MAX_BYTES = 1 << 28
@@ -35,8 +36,8 @@ def read_table(path: Path, required: Sequence[str] = ()) -> list[Record]:
     if not rows:
         raise ManifestError(f"{path}: the table is empty; download it again")
     header = [" ".join(str(cell).split()) for cell in rows[0]]
-    known = {plain(name) for name in header}
-    missing = [name for name in required if plain(name) not in known]
+    known = {letters_and_digits(name) for name in header}
+    missing = [name for name in required if letters_and_digits(name) not in known]
     if missing:
         raise ManifestError(
             f"{path}: column {missing[0]!r} is missing (found: {', '.join(header)[:300]}); is it another version?"
@@ -46,13 +47,8 @@ def read_table(path: Path, required: Sequence[str] = ()) -> list[Record]:
 
 def column(record: Record, name: str, default: str = "") -> str:
     """A cell by its column's name, compared without regard to case, spaces and punctuation."""
-    wanted = plain(name)
-    return next((text for key, text in record.items() if plain(key) == wanted), default)
-
-
-def plain(name: str) -> str:
-    """A column's name as it is compared: small letters and digits only."""
-    return "".join(letter for letter in name.lower() if letter.isalnum())
+    wanted = letters_and_digits(name)
+    return next((text for key, text in record.items() if letters_and_digits(key) == wanted), default)
 
 
 def find_file(folder: Path, patterns: Iterable[str], what: str) -> Path:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prostate_mim.datasets.dicom_seg import write_mask
-from prostate_mim.datasets.dicom_tree import Series, crowded, find_series
+from prostate_mim.datasets.dicom_tree import CROWDED_T2W, DAMAGED_T2W, NOT_T2W, Series, crowded, find_series
 from prostate_mim.datasets.found import DataSet, Found, FoundRow, ImportOptions, Skipped
 from prostate_mim.datasets.mask_files import look_at_image
 from prostate_mim.datasets.surface import Surface, read_stl
@@ -48,10 +48,7 @@ _SOURCE_TEXT = {
     "ucla-4": "Prostate-MRI-US-Biopsy target sheet: UCLA score >= 4",
 }
 _ULTRASOUND = "ultrasound series"
-_NOT_T2W = "MR series that is not axial T2w"
 _FURTHER = "further axial T2w series of a study, without annotations"
-_CROWDED = "axial T2w series whose folder holds files of another series"
-_DAMAGED = "axial T2w series that is damaged or incomplete"
 _US_SURFACE = "surface drawn on ultrasound"
 _NO_SERIES = "surface whose series is not in the folder, or not usable"
 _BAD_SURFACE = "surface that is damaged"
@@ -99,7 +96,7 @@ def find(folder: Path, options: ImportOptions) -> Found:
     for item in chosen:
         volume = look_at_image(item.folder)
         if volume is None:
-            skipped.append(Skipped(item.series_uid, _DAMAGED))
+            skipped.append(Skipped(item.series_uid, DAMAGED_T2W))
             continue
         usable.add(item.series_uid)
         study = _Study(item, volume, sheets, options.derived)
@@ -161,9 +158,9 @@ def _choose(series: Sequence[Series], named: set[str]) -> tuple[list[Series], li
         if item.modality == "US":
             skipped.append(Skipped(item.series_uid, _ULTRASOUND))
         elif item.modality != "MR" or item.stack != "axial" or not t2w:
-            skipped.append(Skipped(item.series_uid, _NOT_T2W))
+            skipped.append(Skipped(item.series_uid, NOT_T2W))
         elif item.folder in shared:
-            skipped.append(Skipped(item.series_uid, _CROWDED))
+            skipped.append(Skipped(item.series_uid, CROWDED_T2W))
         else:
             studies.setdefault(item.study_uid, []).append(item)
     chosen = []

@@ -10,16 +10,14 @@ Three entries of ONNX's ``metadata_props``, nothing else:
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prostate_mim.deploy.contract import EXPORT_AGAIN, GOLDEN_KEY, HEADER_KEY, OUTPUTS, Header, Sample
-from prostate_mim.deploy.wire import Message, parse
-from prostate_mim.errors import IntegrityError, NotFoundError
+from prostate_mim.deploy.onnx_parser import Message, parse
+from prostate_mim.errors import IntegrityError, NotFoundError, nearest
 
 MAX_BYTES = 2**31 - 1  # protobuf's own limit: larger networks would need external data, which is refused
 MAX_METADATA_BYTES = 16 * 2**20
@@ -83,8 +81,8 @@ def read_container(path: str | Path) -> Container:
 def _bytes_of(path: Path) -> bytes:
     if not path.is_file():
         names = [item.name for item in path.parent.glob("*.onnx")] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, sorted(names), 1)
-        advice = f"did you mean {near[0]}?" if near else "check the path, or write one with `prostate-mim export`"
+        near = nearest(path.name, sorted(names))
+        advice = f"did you mean {near}?" if near else "check the path, or write one with `prostate-mim export`"
         raise NotFoundError(f"{path}: no such .onnx file; {advice}")
     size = path.stat().st_size
     if size > MAX_BYTES:
@@ -139,12 +137,3 @@ def _check_digest(data: bytes, digest: str) -> None:
         if found.hexdigest() == digest:
             return
     raise IntegrityError(f"its SHA-256 is not the stored {digest[:16]!r}: damaged or edited; {EXPORT_AGAIN}")
-
-
-def graphs(graph: Any) -> Iterator[Any]:
-    """A graph and every graph nested in its nodes (the bodies of If, Loop, Scan)."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from graphs(inner)

@@ -19,6 +19,8 @@ from prostate_mim.spec import InputSpec
 FloatArray = npt.NDArray[np.float32]
 
 FORMAT = 2  # 1: no terms, no digest of the weights, no precision, no fixed size
+MOST_LESIONS = 8
+"""Of one study in one batch: what a session gathers, and what TensorRT and Triton plan for."""
 INPUT = "voxels"
 PLACE = ("affine", "position_mm_lps")
 """Further inputs of a file that holds the whole pipeline: (4, 4) and (N, 3) float64."""

@@ -17,11 +17,12 @@ from prostate_mim.deploy.contract import OUTPUTS, FloatArray, Header, Sample
 from prostate_mim.deploy.graph import HalfGraph, for_engines, graph_of
 from prostate_mim.deploy.pipeline import StudyGraph
 from prostate_mim.deploy.runtime import open_runtime
-from prostate_mim.deploy.samples import Point, phantom_inputs, phantom_studies, smooth, smooth_study
+from prostate_mim.deploy.samples import phantom_inputs, phantom_studies, smooth, smooth_study
 from prostate_mim.deploy.trace import trace
 from prostate_mim.errors import UsageError, VerificationError
 from prostate_mim.files import atomic_path
 from prostate_mim.hub.registry import terms_of
+from prostate_mim.manifest import Point
 from prostate_mim.preprocess import prepare_input
 from prostate_mim.spec import SINGLE_SLICE, InputSpec
 from prostate_mim.volume import Volume

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from prostate_mim.deploy.container import Container
 from prostate_mim.deploy.contract import INPUT, OUTPUTS, FloatArray
-from prostate_mim.deploy.mute import import_openvino
+from prostate_mim.deploy.telemetry import import_openvino
 from prostate_mim.errors import BackendError, ResourceError
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from prostate_mim.deploy.available import CPU, CUDA, INSTALL_GPU, TENSORRT, why_no_cuda, why_no_tensorrt
 from prostate_mim.deploy.container import Container
 from prostate_mim.deploy.contract import INPUT, FloatArray
-from prostate_mim.deploy.mute import import_onnxruntime
-from prostate_mim.deploy.present import CPU, CUDA, INSTALL_GPU, TENSORRT, why_no_cuda, why_no_tensorrt
 from prostate_mim.deploy.providers import providers_for
+from prostate_mim.deploy.telemetry import import_onnxruntime
 from prostate_mim.errors import BackendError, ResourceError, UsageError
 
 if TYPE_CHECKING:

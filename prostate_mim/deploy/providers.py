@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from prostate_mim.deploy.contract import INPUT, Header
-from prostate_mim.deploy.present import CPU, CUDA, TENSORRT
+from prostate_mim.deploy.available import CPU, CUDA, TENSORRT
+from prostate_mim.deploy.contract import INPUT, MOST_LESIONS, Header
 
 if TYPE_CHECKING:
     from prostate_mim.deploy.runtime import RuntimeOptions
-
-_MOST_LESIONS = 8  # of one study, in one batch: TensorRT plans for a range of batch sizes
 
 
 def providers_for(header: Header, device: str, options: RuntimeOptions) -> list[Any]:
@@ -54,7 +52,7 @@ def tensorrt_options(header: Header, options: RuntimeOptions) -> dict[str, str]:
     """Of the TensorRT provider: one plan for crops of the spec's size, from one lesion to eight at once."""
     channels, size = len(header.spec.channels), "x".join(map(str, header.spec.size_zyx))
     shapes = {
-        key: f"{INPUT}:{count}x{channels}x{size}" for key, count in (("min", 1), ("opt", 1), ("max", _MOST_LESIONS))
+        key: f"{INPUT}:{count}x{channels}x{size}" for key, count in (("min", 1), ("opt", 1), ("max", MOST_LESIONS))
     }
     chosen = {f"trt_profile_{key}_shapes": shape for key, shape in shapes.items()}
     chosen["trt_fp16_enable"] = "1" if header.precision == "float16" else "0"

@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from prostate_mim.deploy.contract import FloatArray
+from prostate_mim.manifest import Point
 from prostate_mim.phantom import make_study
 from prostate_mim.phantom.study import PhantomStudy
 from prostate_mim.preprocess import prepare_input
@@ -16,7 +17,6 @@ from prostate_mim.studies import split_zones
 from prostate_mim.volume import Geometry, Volume
 
 PHANTOMS = 12
-Point = tuple[float, float, float]
 _SEED = 20221229
 
 

@@ -9,18 +9,16 @@ from typing import Any
 import numpy as np
 
 from prostate_mim.deploy.container import read_container
-from prostate_mim.deploy.contract import INPUT, OUTPUTS, FloatArray
-from prostate_mim.deploy.provenance import Prediction
+from prostate_mim.deploy.contract import INPUT, MOST_LESIONS, OUTPUTS, FloatArray
+from prostate_mim.deploy.prediction import Prediction
 from prostate_mim.deploy.runtime import DEFAULTS, DEVICES, RuntimeOptions, open_verified
 from prostate_mim.errors import BackendError, UsageError
+from prostate_mim.manifest import Point
 from prostate_mim.modality import check_modality
 from prostate_mim.preprocess import prepare_input
 from prostate_mim.volume import Volume
 
-BATCH = 8
-"""Lesions of one study that are computed at once."""
 _CLASS_OF = {"classifier": "OnnxClassifier", "encoder": "OnnxEncoder"}
-_Point = tuple[float, float, float]
 _Masks = Mapping[str, Volume]
 
 
@@ -71,7 +69,7 @@ class _OnnxModel:
         self._runtime, self.replay_difference, self.reason = opened.runtime, opened.difference, opened.reason
         self.device, self.settings = self._runtime.provider, dict(self._runtime.settings)
 
-    def prepare(self, volume: Volume, position_mm_lps: _Point | None = None, masks: _Masks | None = None) -> FloatArray:
+    def prepare(self, volume: Volume, position_mm_lps: Point | None = None, masks: _Masks | None = None) -> FloatArray:
         """The network's input for one volume, around a position or the image centre; see ``prepare_input``.
 
         Returns:
@@ -106,23 +104,23 @@ class _OnnxModel:
         return self._runtime.run_tensor(batch)
 
     def _outputs(
-        self, volume: Volume, positions_mm_lps: Sequence[_Point | None], masks: _Masks | None
+        self, volume: Volume, positions_mm_lps: Sequence[Point | None], masks: _Masks | None
     ) -> Iterator[dict[str, FloatArray]]:
-        """The graph's outputs for lesions of one study, up to ``BATCH`` at once.
+        """The graph's outputs for lesions of one study, up to ``MOST_LESIONS`` at once.
 
         Raises:
             VolumeError: as ``prepare``, for the first position that is refused.
         """
         if not self.full_graph:
             crops = [self.prepare(volume, position, masks) for position in positions_mm_lps]
-        for first in range(0, len(positions_mm_lps), BATCH):
-            asked = positions_mm_lps[first : first + BATCH]
+        for first in range(0, len(positions_mm_lps), MOST_LESIONS):
+            asked = positions_mm_lps[first : first + MOST_LESIONS]
             if self.full_graph:
                 yield self._of_study(volume, asked)
             else:
-                yield self.run(np.concatenate(crops[first : first + BATCH]))
+                yield self.run(np.concatenate(crops[first : first + MOST_LESIONS]))
 
-    def _of_study(self, volume: Volume, positions_mm_lps: Sequence[_Point | None]) -> dict[str, FloatArray]:
+    def _of_study(self, volume: Volume, positions_mm_lps: Sequence[Point | None]) -> dict[str, FloatArray]:
         """What a graph with the whole pipeline gives; it says NaN of what ``prepare`` refuses."""
         places = [volume.centre_mm_lps if place is None else place for place in positions_mm_lps]
         outputs = self._runtime.run(
@@ -165,7 +163,7 @@ class OnnxClassifier(_OnnxModel):
 
     _kind = "classifier"
 
-    def predict(self, volume: Volume, position_mm_lps: _Point | None = None, masks: _Masks | None = None) -> Prediction:
+    def predict(self, volume: Volume, position_mm_lps: Point | None = None, masks: _Masks | None = None) -> Prediction:
         """Probability for the lesion at ``position_mm_lps`` (x, y, z in mm, LPS), or at the image centre.
 
         Its ``flags`` say what is off with the image. A volume of one slice is taken for a crop around a lesion, of
@@ -184,9 +182,9 @@ class OnnxClassifier(_OnnxModel):
         return self.predict_many(volume, [position_mm_lps], masks)[0]
 
     def predict_many(
-        self, volume: Volume, positions_mm_lps: Sequence[_Point | None], masks: _Masks | None = None
+        self, volume: Volume, positions_mm_lps: Sequence[Point | None], masks: _Masks | None = None
     ) -> list[Prediction]:
-        """As ``predict``, for several lesions of one study, up to ``BATCH`` at once.
+        """As ``predict``, for several lesions of one study, up to ``MOST_LESIONS`` at once.
 
         Args:
             volume, masks: as for ``predict``.
@@ -208,7 +206,7 @@ class OnnxEncoder(_OnnxModel):
 
     _kind = "encoder"
 
-    def embed(self, volume: Volume, position_mm_lps: _Point | None = None, masks: _Masks | None = None) -> FloatArray:
+    def embed(self, volume: Volume, position_mm_lps: Point | None = None, masks: _Masks | None = None) -> FloatArray:
         """One vector for a volume, as ``PreMIM.embed`` gives it: (C,) float32.
 
         Raises:

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prostate_mim.deploy.container import graphs
 from prostate_mim.deploy.contract import INPUT, OUTPUTS, PLACE, Header
 from prostate_mim.deploy.samples import smooth, smooth_study
 from prostate_mim.errors import BackendError
@@ -73,7 +72,7 @@ def _of_studies() -> tuple[tuple[Tensor, ...], dict[str, dict[int, str]]]:
 
 def _anonymous(model: Any) -> Any:
     """Drop debug notes: torch's exporter records, for every node, source paths of the machine it ran on."""
-    for graph in graphs(model.graph):
+    for graph in every_graph(model.graph):
         del graph.metadata_props[:]
         del graph.value_info[:]
         graph.doc_string = ""
@@ -82,6 +81,15 @@ def _anonymous(model: Any) -> Any:
             item.doc_string = ""
     model.doc_string = ""
     return model
+
+
+def every_graph(graph: Any) -> Iterator[Any]:
+    """A graph and every graph nested in its nodes (the bodies of If, Loop, Scan)."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from every_graph(inner)
 
 
 @contextmanager

@@ -10,14 +10,13 @@ from typing import Any
 from torch import nn
 
 from prostate_mim.deploy.container import read_container
-from prostate_mim.deploy.contract import INPUT, OUTPUTS, Header
+from prostate_mim.deploy.contract import INPUT, MOST_LESIONS, OUTPUTS, Header
 from prostate_mim.deploy.export import Size, export_onnx
 from prostate_mim.deploy.providers import cuda_options
 from prostate_mim.deploy.runtime import DEFAULTS
 from prostate_mim.errors import UsageError
 from prostate_mim.files import make_folder, write_text
 
-MOST_LESIONS = 8
 _DELAY_US = 2000  # how long a request waits for others to share its batch
 
 
@@ -64,18 +63,7 @@ def config_text(name: str, header: Header, sizes: dict[str, list[int]]) -> str:
         sizes: of each output without the batch, as the golden sample has them.
     """
     channels, size = len(header.spec.channels), list(header.size_zyx or (-1, -1, -1))
-    outputs = []
-    for key in OUTPUTS[header.kind]:
-        channel = sizes[key][:1]
-        # Three further axes are those of the features, which follow the input's size.
-        dims = (
-            [*channel, *([-1] * 3 if header.size_zyx is None else sizes[key][1:])] if len(sizes[key]) == 4 else channel
-        )
-        outputs.append(_message(name=_text(key), data_type="TYPE_FP32", dims=_numbers(dims or [1])))
-        if not dims:  # a number per item: Triton wants an axis, ONNX Runtime has none
-            outputs[-1] = _message(
-                name=_text(key), data_type="TYPE_FP32", dims="[ 1 ]", reshape=_message(shape="[ ]")
-            )  # fmt: skip
+    outputs = [_output(key, sizes[key], fixed=header.size_zyx is not None) for key in OUTPUTS[header.kind]]
     warm = _message(
         name=_text("one lesion"), batch_size="1",
         inputs=_message(key=_text(INPUT), value=_message(
@@ -99,6 +87,15 @@ def config_text(name: str, header: Header, sizes: dict[str, list[int]]) -> str:
         _field("optimization", cuda),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _output(name: str, size: list[int], *, fixed: bool) -> str:
+    """The message of one output; its axes after the channel follow the input's size, unless that is fixed."""
+    if not size:  # a number per item: Triton wants an axis, ONNX Runtime has none
+        return _message(name=_text(name), data_type="TYPE_FP32", dims="[ 1 ]", reshape=_message(shape="[ ]"))
+    channels, *place = size
+    dims = [channels, *(place if fixed else [-1] * len(place))]
+    return _message(name=_text(name), data_type="TYPE_FP32", dims=_numbers(dims))
 
 
 def _field(name: str, message: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 _PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")  # those of huggingface_hub's HTTP client
@@ -53,11 +53,6 @@ def shown(value: str) -> str:
     scheme, mark, rest = value.partition("://") if "://" in value else ("", "", value)
     _, at, place = rest.rpartition("@")
     return repr(f"{scheme}{mark}{'***@' if at else ''}{place.split('?')[0].split('#')[0]}")
-
-
-def split(value: str) -> SplitResult:
-    """Of an address that has no fault."""
-    return urlsplit(value)
 
 
 def is_loopback(host: str) -> bool:

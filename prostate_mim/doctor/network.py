@@ -6,6 +6,7 @@ import importlib.util
 import os
 import ssl
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 from prostate_mim.doctor.addresses import (
     bypassed,
@@ -14,7 +15,6 @@ from prostate_mim.doctor.addresses import (
     proxies,
     proxy_fault,
     shown,
-    split,
 )
 from prostate_mim.doctor.child import Answer
 from prostate_mim.doctor.commands import either, install, set_variable, unset_variable
@@ -61,8 +61,8 @@ def check_proxies(environ: Mapping[str, str]) -> Finding:
             return Finding(PROXY, "fault", why, install("socksio"))
     endpoint = environ.get(ENDPOINT, "")
     if endpoint and not endpoint_fault(endpoint):
-        host = split(endpoint).hostname or ""
-        used = _taken(split(endpoint).scheme, found)
+        parts = urlsplit(endpoint)
+        host, used = parts.hostname or "", _taken(parts.scheme, found)
         if is_loopback(host) and used and not bypassed(host, environ):
             listed = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
             why = f"the hub {shown(endpoint)} is on this machine, and is asked through {used}: NO_PROXY is {listed!r}"

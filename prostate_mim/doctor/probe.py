@@ -162,7 +162,7 @@ PROBES = {
 
 def main() -> None:
     """Answer on what was stdout; whatever libraries print goes to stderr."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as deploy.mute does: neither of them is to report anything
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as deploy.telemetry does: neither is to report
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     reply = os.dup(1)
     os.dup2(2, 1)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from prostate_mim.errors import UsageError
+from prostate_mim.errors import UsageError, nearest
 
 # They change how a run goes on, not what it computes.
 _FREE = frozenset(
@@ -36,8 +35,8 @@ def check_same_run(
     keys = earlier.keys() | later.keys()
     for name in allow_change or ():
         if not any(_within(key, name) for key in keys):
-            near = difflib.get_close_matches(name, keys, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            near = nearest(name, keys)
+            hint = f"; did you mean {near}?" if near else ""
             raise UsageError(f"--allow-change {name}: there is no such key in the configuration{hint}")
     free = {key for key in keys if any(_within(key, name) for name in (*_FREE, *(allow_change or ())))}
     changed = sorted(key for key in keys - free if earlier.get(key) != later.get(key))

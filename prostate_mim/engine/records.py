@@ -6,7 +6,6 @@ what looks like a path becomes ``<path>``.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from prostate_mim._version import __version__
-from prostate_mim.errors import UsageError
+from prostate_mim.errors import UsageError, nearest
 from prostate_mim.files import sha256_of, write_text
 
 NAME = "run.json"
@@ -138,7 +137,7 @@ def source_fingerprint(folder: Path = _SOURCE) -> str:
 def _closed(values: Mapping[str, Any], allowed: tuple[str, ...]) -> dict[str, Any]:
     for key in values:
         if key not in allowed:
-            near = difflib.get_close_matches(key, allowed, 1, cutoff=0.0)[0]
+            near = nearest(key, allowed, 0)
             raise UsageError(f"{NAME}: {key!r} is no key of a record; did you mean {near}? ({', '.join(allowed)})")
     try:
         plain: dict[str, Any] = json.loads(json.dumps(dict(values), allow_nan=False))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import sys
@@ -13,7 +12,7 @@ from typing import Any, Protocol
 
 from prostate_mim.engine.identity import flatten
 from prostate_mim.engine.records import without_paths
-from prostate_mim.errors import BackendError, UsageError
+from prostate_mim.errors import BackendError, UsageError, nearest
 from prostate_mim.files import write_text
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")
@@ -37,7 +36,7 @@ def check_trackers(names: Sequence[str]) -> tuple[str, ...]:
     wanted = [name for name in dict.fromkeys(part.strip() for part in listed) if name]
     for name in wanted:
         if name not in (*TRACKERS, "none"):
-            near = difflib.get_close_matches(name, TRACKERS, 1, cutoff=0.0)[0]
+            near = nearest(name, TRACKERS, 0)
             raise UsageError(f"tracker {name!r} is unknown; did you mean {near}? There are {', '.join(TRACKERS)}, none")
     if "none" in wanted:
         if len(wanted) > 1:

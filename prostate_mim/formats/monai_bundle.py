@@ -20,9 +20,8 @@ from torch import Tensor, nn
 
 from prostate_mim.encoder import PreMIM, golden_input
 from prostate_mim.errors import NotFoundError, UsageError, VerificationError
-from prostate_mim.files import atomic_path, make_folder, write_bytes, write_text
+from prostate_mim.files import atomic_path, make_folder, whole_folder, write_bytes, write_text
 from prostate_mim.formats.monai_bundle_text import TERMS, inference, licence, metadata, readme
-from prostate_mim.hub.release import _whole_folder
 from prostate_mim.hub.weights import load_strictly, read_tensors, stored
 from prostate_mim.nets import build_encoder
 from prostate_mim.nets.pooling import CentrePool
@@ -206,7 +205,7 @@ def write_bundle(encoder: PreMIM, folder: str | Path, *, terms: str = TERMS) -> 
             f"{encoder.name} takes {encoder.encoder.in_channels} channels ({', '.join(encoder.spec.channels)} by its "
             "spec), and a bundle reads T2w volumes alone; export an encoder of the image only"
         )
-    with _whole_folder(Path(folder)) as temporary:
+    with whole_folder(folder) as temporary:
         for name in (METADATA, WEIGHTS, README):
             make_folder((temporary / name).parent)
         config = inference(encoder)

@@ -11,6 +11,7 @@ import torch
 
 from prostate_mim._version import __version__
 from prostate_mim.encoder import PreMIM
+from prostate_mim.hub.registry import UNSTATED, terms_of
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 TERMS = (
@@ -21,13 +22,15 @@ _NOT_A_DEVICE = (
     "For research only. Not a medical device: not validated, not approved, not to be used for diagnosis or for any "
     "decision about a patient."
 )
+_IMAGES = "axial T2w prostate MRI"
+_NOT_RECORDED = " Which images it is for is not recorded; the model card of its release may say it."
 _HERE = "prostate_mim.formats.monai_bundle"
 _README = """\
 # {name}
 
-A 3D CNN encoder for axial T2w prostate MRI (`{architecture}`, revision `{revision}`), as a MONAI bundle. For each study
+A 3D CNN encoder{images} (`{architecture}`, revision `{revision}`), as a MONAI bundle. For each study
 it gives an embedding of {size} numbers: of what lies in the middle of a crop of {crop} voxels of {spacing} mm (z, y, x)
-around the image centre.
+around the image centre.{not_recorded}
 
 ## Use
 
@@ -109,8 +112,15 @@ def inference(encoder: PreMIM) -> dict[str, Any]:
     }
 
 
+def _is_published(encoder: PreMIM) -> bool:
+    """Whether its images are known: those of published weights are; other encoders may be of any organ."""
+    return terms_of(encoder.name, encoder.weights_sha256(), "encoder")[0] != UNSTATED
+
+
 def metadata(encoder: PreMIM) -> dict[str, Any]:
     """``configs/metadata.json``, as MONAI's schema of 25 July 2024 asks for it."""
+    published = _is_published(encoder)
+    volume = "T2w volume of the prostate" if published else "volume"
     return {
         "schema": SCHEMA,
         "version": __version__,
@@ -124,17 +134,20 @@ def metadata(encoder: PreMIM) -> dict[str, Any]:
             "safetensors": version("safetensors"),
         },
         "name": encoder.name,
-        "task": "Embedding of axial T2w prostate MRI",
+        "task": f"Embedding of {_IMAGES if published else 'volumes'}",
         "description": (
             f"A 3D CNN encoder ({encoder.architecture}) that gives a vector for what lies in the middle of a crop of a "
-            "T2w volume of the prostate, to train a classifier on."
+            f"{volume}, to train a classifier on."
         ),
         "authors": "see the model card of the release",
         "copyright": "see LICENSE",
         "data_type": "NIfTI or MetaImage",
         "intended_use": _NOT_A_DEVICE,
         "references": [],
-        "network_data_format": {"inputs": {"image": _image(encoder)}, "outputs": {"pred": _embedding(encoder)}},
+        "network_data_format": {
+            "inputs": {"image": _image(encoder, published)},
+            "outputs": {"pred": _embedding(encoder)},
+        },
         "prostate_mim": {
             "architecture": encoder.architecture,
             "revision": encoder.revision,
@@ -143,7 +156,8 @@ def metadata(encoder: PreMIM) -> dict[str, Any]:
     }
 
 
-def _image(encoder: PreMIM) -> dict[str, Any]:
+def _image(encoder: PreMIM, published: bool) -> dict[str, Any]:
+    what = "axial T2w" if published else "axial"
     return {
         "type": "image",
         "format": "magnitude",
@@ -153,7 +167,7 @@ def _image(encoder: PreMIM) -> dict[str, Any]:
         "dtype": "float32",
         "value_range": [],  # z-scored
         "is_patch_data": True,
-        "channel_def": {"0": "axial T2w, z-scored over the crop, 0 where nothing was measured"},
+        "channel_def": {"0": f"{what}, z-scored over the crop, 0 where nothing was measured"},
     }
 
 
@@ -173,8 +187,11 @@ def _embedding(encoder: PreMIM) -> dict[str, Any]:
 
 def readme(encoder: PreMIM, terms: str) -> str:
     """``docs/README.md``: what it is, how to run it, its limits and terms."""
+    published = _is_published(encoder)
     return _README.format(
         name=encoder.name,
+        images=f" for {_IMAGES}" if published else "",
+        not_recorded="" if published else _NOT_RECORDED,
         architecture=encoder.architecture,
         revision=encoder.revision,
         size=encoder.embedding_size,

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from prostate_mim.errors import BackendError, UsageError, VerificationError
-from prostate_mim.files import atomic_path, write_text
+from prostate_mim.files import atomic_path, whole_folder, write_text
 from prostate_mim.formats.nnunet_readme import ARCHITECTURE, README, WEIGHTS, nnunet_readme
 from prostate_mim.nets import Encoder, build_encoder
 from prostate_mim.nets.encoder import StageChain
@@ -165,13 +165,11 @@ def write_nnunet(encoder: PreMIM, folder: str | Path) -> Path:
         VerificationError: nnU-Net would not get the encoder's weights or features; nothing is left behind.
         ResourceError: no space is left; nothing is left behind.
     """
-    from prostate_mim.hub.release import _whole_folder
-
     _check_supported(encoder.architecture)
     network = _built(encoder, seed=0)
     network.encoder.pretrained.load_state_dict(encoder.encoder.state_dict())
     weights = _portable(network)
-    with _whole_folder(Path(folder)) as temporary:
+    with whole_folder(folder) as temporary:
         _save(weights, temporary / WEIGHTS)
         fresh = _built(encoder, seed=1)
         _load(fresh, weights, temporary / WEIGHTS)

@@ -11,13 +11,13 @@ import numpy.typing as npt
 
 from prostate_mim.health.panels import Panel
 from prostate_mim.health.run_folder import Curve, Picture
+from prostate_mim.pictures import GREY_WINDOW, HIDDEN_COLOUR
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = ("#1d4e89", "#c8553d")
 _BASELINES = ("#5b8c5a", "#8a6fae", "#b08d2f", "#777777")
-HIDDEN_COLOUR = "#1d4e89"
 _MOST_POINTS = 600
 _STYLE: dict[str, Any] = {
     "svg.hashsalt": "prostate-mim",  # the same run gives the same bytes
@@ -127,7 +127,7 @@ def reconstructions_png(pictures: Sequence[Picture]) -> bytes:
         for row in range(rows):
             for column, (name, values) in enumerate(columns):
                 axis = axes[row][column]
-                axis.imshow(values[row], cmap="gray", vmin=-2.5, vmax=2.5, interpolation="nearest")
+                axis.imshow(values[row], cmap="gray", vmin=-GREY_WINDOW, vmax=GREY_WINDOW, interpolation="nearest")
                 axis.set_facecolor(HIDDEN_COLOUR)
                 axis.set_xticks([])
                 axis.set_yticks([])

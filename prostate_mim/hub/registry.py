@@ -16,6 +16,8 @@ from prostate_mim.hub.names import COMMIT
 
 REGISTRY = Path(__file__).resolve().parent / "models.json"
 FORMAT = 1
+UNSTATED = "unstated"
+"""The licence of what nobody has stated one for."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z0-9-]+\.[a-z0-9-]+")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -118,9 +120,6 @@ def _entry(name: str, values: Any) -> Entry:
     data = tuple(DataTerms(str(one["name"]), str(one["license"])) for one in values["data"])
     files = {str(file): FileEntry(size, sha) for file, (size, sha) in values["files"].items()}
     return Entry(name=name, **{**{key: values[key] for key in _MODEL_KEYS}, "data": data, "files": files})
-
-
-UNSTATED = "unstated"
 
 
 def terms_of(name: str, weights_sha256: str, kind: str) -> tuple[str, dict[str, str]]:

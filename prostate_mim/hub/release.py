@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prostate_mim.errors import IntegrityError, NotFoundError, ResourceError, UsageError
-from prostate_mim.files import explain_os_error, make_folder, sha256_of, write_bytes, write_text
+from prostate_mim.errors import IntegrityError, NotFoundError, UsageError
+from prostate_mim.files import sha256_of, whole_folder, write_bytes, write_text
 from prostate_mim.hub.registry import Entry, check_registered
 from prostate_mim.hub.studies import STUDIES, Studies, read_studies
 from prostate_mim.spec import InputSpec
@@ -98,7 +95,7 @@ def write_release(
 
     from prostate_mim._version import __version__
 
-    with _whole_folder(Path(folder)) as temporary:
+    with whole_folder(folder) as temporary:
         full = {"format": FORMAT, "library_version": __version__, **config}
         write_text(temporary / CONFIG, json.dumps(full, indent=2, sort_keys=True) + "\n")
         write_bytes(temporary / WEIGHTS, save(_contiguous(weights)))
@@ -119,39 +116,11 @@ def copy_release(source: str | Path, folder: str | Path) -> Path:
         IntegrityError: the source, or what was read of it, is damaged.
         UsageError, ResourceError: as ``write_release``; nothing is left behind.
     """
-    with _whole_folder(Path(folder)) as temporary:
+    with whole_folder(folder) as temporary:
         for name in (*verify_sums(Path(source)), SUMS):
             write_bytes(temporary / name, (Path(source) / name).read_bytes())
         verify_sums(temporary)
     return Path(folder)
-
-
-@contextmanager
-def _whole_folder(final: Path) -> Iterator[Path]:
-    """A temporary folder beside ``final``, which takes its place when the body has filled it, or is removed."""
-    temporary = _temporary_beside(final)
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        if final.exists():
-            final.rmdir()
-        temporary.rename(final)
-    except (ResourceError, UsageError) as error:  # it names the temporary folder, which nobody asked for
-        raise type(error)(str(error).replace(temporary.name, final.name)) from error
-    except OSError as error:
-        raise explain_os_error(error, final) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _temporary_beside(final: Path) -> Path:
-    try:
-        if final.exists() and (not final.is_dir() or any(final.iterdir())):
-            raise UsageError(f"{final}: already exists and is not empty; choose another folder or remove it")
-        make_folder(final.parent)
-        return Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".tmp", dir=final.parent))
-    except OSError as error:
-        raise explain_os_error(error, final) from error
 
 
 def write_sums(folder: Path) -> None:

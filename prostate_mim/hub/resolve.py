@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prostate_mim.errors import NotFoundError, UsageError
+from prostate_mim.errors import NotFoundError, UsageError, nearest
 from prostate_mim.hub.cache import fetch
 from prostate_mim.hub.names import COMMIT, checked_id, checked_revision
 from prostate_mim.hub.registry import Entry, read_registry, select
@@ -109,8 +108,8 @@ def locate(name: str | Path) -> Located:
     hub = _HUB_NAME.fullmatch(text)
     if hub is not None:
         return _on_hub(text, hub[1], hub[2] or "")
-    near = difflib.get_close_matches(text, read_registry(), n=1, cutoff=0.3)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(text, read_registry(), 0.3)
+    hint = f"; did you mean {near!r}?" if near else ""
     raise NotFoundError(f"model {text!r}: no such published name or folder{hint} (prostate-mim list shows the names)")
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from prostate_mim.errors import TrainingError, UsageError
+from prostate_mim.nets.modes import evaluating
 
 
 @torch.no_grad()
@@ -42,16 +43,15 @@ def calibrate_norms(model: nn.Module, batches: Iterable[Tensor]) -> int:
         return 0
     device = next((value.device for value in model.parameters()), torch.device("cpu"))
     before = [{key: value.clone() for key, value in norm.state_dict().items()} for norm in tracked]
-    modes = {part: part.training for part in model.modules()}
     momenta = [norm.momentum for norm in tracked]
     done = False
     try:
-        model.eval()
-        for norm in tracked:
-            norm.reset_running_stats()
-            norm.momentum = None  # torch's word for a plain mean over batches
-            norm.train()
-        _pass_through(model, batches, device)
+        with evaluating(model):
+            for norm in tracked:
+                norm.reset_running_stats()
+                norm.momentum = None  # torch's word for a plain mean over batches
+                norm.train()
+            _pass_through(model, batches, device)
         _check(tracked)
         done = True
     finally:
@@ -59,8 +59,6 @@ def calibrate_norms(model: nn.Module, batches: Iterable[Tensor]) -> int:
             norm.momentum = momentum
             if not done:
                 norm.load_state_dict(old)
-        for part, training in modes.items():
-            part.training = training
     return len(tracked)
 
 

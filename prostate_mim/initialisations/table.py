@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from prostate_mim.encoder import PreMIM
 from prostate_mim.errors import NotFoundError, UsageError
@@ -15,7 +16,7 @@ from prostate_mim.nets import ARCHITECTURES, unknown_architecture
 from prostate_mim.nets.inflation import LAYOUTS
 from prostate_mim.spec import InputSpec
 
-NEEDS = ("nothing", "package", "file", "release")
+Need = Literal["nothing", "package", "file", "release"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Initialisation:
 
     name: str
     what: str
-    needs: str
+    needs: Need
     architectures: tuple[str, ...]
     licence: str
     cite: str

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from prostate_mim.errors import VolumeError
+from prostate_mim.pictures import MASK_COLOURS
 from prostate_mim.preprocess import mask_on_grid
 from prostate_mim.volume import Volume, write_volume
 
-# Colours that stay apart for colour-blind readers (Okabe and Ito 2008).
-NAMED_COLOURS = {"gland": "#F0E442", "lesion": "#D55E00"}
-_COLOURS = ("#56B4E9", "#009E73", "#CC79A7", "#E69F00", "#0072B2")
+# Of the same colours as ``MASK_COLOURS``, for other labels.
+_FURTHER_COLOURS = ("#56B4E9", "#009E73", "#CC79A7", "#E69F00", "#0072B2")
 MOST_LABELS = 20
 LOW, HIGH = 1.0, 98.0  # percentiles of the grey window
 _WIDE_MM = 100.0  # an image of at least this field of view shows more than the prostate
@@ -74,7 +74,7 @@ def overlays(masks: Mapping[str, Volume], volume: Volume) -> tuple[Overlay, ...]
     Raises:
         VolumeError: a mask has more labels than colours can tell apart, or nothing of it lies in the volume.
     """
-    free = iter(_COLOURS * (1 + MOST_LABELS * len(masks) // len(_COLOURS)))
+    free = iter(_FURTHER_COLOURS * (1 + MOST_LABELS * len(masks) // len(_FURTHER_COLOURS)))
     return tuple(_overlay(name, given, volume, free) for name, given in masks.items())
 
 
@@ -89,7 +89,7 @@ def _overlay(name: str, given: Volume, volume: Volume, free: Any) -> Overlay:
         one = Volume((given.voxels == value).astype(np.uint8), given.geometry, given.source)
         labels[mask_on_grid(one, volume.geometry, volume.shape_zyx)] = number
         shown = name if len(values) == 1 else f"{name} {value}"
-        colour = NAMED_COLOURS[name] if len(values) == 1 and name in NAMED_COLOURS else next(free)
+        colour = MASK_COLOURS[name] if len(values) == 1 and name in MASK_COLOURS else next(free)
         legend.append((shown, colour, int(one.voxels.sum()) * millilitres))
     if not values:
         legend.append((f"{name} (empty)", next(free), 0.0))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from prostate_mim.looking.embedding import NAMED_COLOURS
+from prostate_mim.pictures import MASK_COLOURS
 from prostate_mim.spec import InputSpec
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class _Page:
         self.text(_MARGIN, 10, title, 17, bold=True)
         left: float = _MARGIN
         outlined = {name for one in panels for name in one.outlines}
-        entries = [(NAMED_COLOURS[name], f"{name} mask") for name in NAMED_COLOURS if name in outlined]
+        entries = [(MASK_COLOURS[name], f"{name} mask") for name in MASK_COLOURS if name in outlined]
         entries += [(MARKER, "lesion")] if any(one.marker_yx for one in panels) else []
         crop = " × ".join(f"{mm:.0f}" for mm in CROP_MM_YX)
         entries += [(_BOX, f"crop of {crop} mm, the default")] if any(one.crop_yx for one in panels) else []
@@ -161,7 +161,7 @@ class _Page:
         picture = Image.fromarray(panel.grey).resize((width, height), Image.Resampling.LANCZOS).convert("RGB")
         pixels = np.array(picture)
         for name, inside in panel.outlines.items():
-            pixels[_edge(_nearest(inside, height, width))] = _rgb(NAMED_COLOURS.get(name, _INK))
+            pixels[_edge(_nearest(inside, height, width))] = _rgb(MASK_COLOURS.get(name, _INK))
         self.drawn.paste(Image.fromarray(pixels), (left, top))
         self._signs(panel, left, top, scale, (height, width))
 

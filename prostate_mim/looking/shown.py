@@ -164,9 +164,7 @@ def row_looked(path: Path, number: int) -> Looked:
         ManifestError, VolumeError, NotFoundError: as ``open_study``.
     """
     manifest = read_manifest(path)
-    if not 1 <= number <= len(manifest.rows):
-        raise UsageError(f"--row is {number}, but {path} has rows 1 to {len(manifest.rows)}")
-    study = open_study(manifest, manifest.rows[number - 1])
+    study = open_study(manifest, manifest.row(number))
     where = {name: f"{study.where} ({name}_mask)" for name in study.masks}
     masks = {name: Volume(given.voxels, given.geometry, where[name]) for name, given in study.masks.items()}
     return Looked(study.volume, f"row {number}", masks, _markers(manifest, study), study.centre_mm_lps, study.notes)

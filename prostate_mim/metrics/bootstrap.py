@@ -133,11 +133,10 @@ def intervals(scored: Scored, metrics: Sequence[str | Metric], samples: int, see
     owners = scored.owners
     whole = Weighted(Ranked(scored.labels, scored.probabilities), np.ones((1, len(scored))))
     drawn = bootstrap(scored.labels, scored.probabilities, owners, batched, samples, seed)
-    patients = int(owners.max()) + 1
     found = []
     for metric, values in zip(batched, drawn, strict=True):
         value = defined(metric(whole)[0])
-        low, high = percentile_interval(values, patients) if value is not None else (None, None)
+        low, high = percentile_interval(values, scored.patient_count) if value is not None else (None, None)
         found.append(Estimate(value, low, high))
     return found
 

@@ -13,8 +13,8 @@ from prostate_mim.metrics.scored import Estimate, FloatArray, Scored
 from prostate_mim.metrics.table import Metric, defined
 from prostate_mim.metrics.weighted import Ranked, Weighted
 
-DETECTABLE = 1.959964 + 0.841621
-"""Normal quantiles of a two-sided 5 % test and of 80 % power."""
+_ERRORS_DETECTABLE = 1.959964 + 0.841621
+"""In standard errors of the difference: normal quantiles of a two-sided 5 % test and of 80 % power."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def compare(
 
     value = defined(differences(np.ones((1, len(first))))[0])
     drawn = np.concatenate([differences(weights) for weights in draw_weights(first.owners, samples, seed)])
-    patients = int(first.owners.max()) + 1
+    patients = first.patient_count
     low, high = percentile_interval(drawn, patients) if value is not None else (None, None)
     known = drawn[~np.isnan(drawn)]
     usable = low is not None and len(known) > 1
@@ -98,7 +98,7 @@ def compare(
         difference=Estimate(value, low, high),
         p_delong=_delong(first, second) if metric == "auroc" and value is not None else None,
         p_bootstrap=_two_sided(known) if usable else None,
-        detectable=DETECTABLE * float(known.std(ddof=1)) if usable else None,
+        detectable=_ERRORS_DETECTABLE * float(known.std(ddof=1)) if usable else None,
         rows=len(first),
         patients=patients,
     )

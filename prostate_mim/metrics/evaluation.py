@@ -23,6 +23,11 @@ class Counts:
     positives: int
     patients: int
 
+    @classmethod
+    def of(cls, scored: Scored) -> Counts:
+        """Those of some predictions."""
+        return cls(len(scored), int(scored.labels.sum()), scored.patient_count)
+
     def to_dict(self) -> dict[str, int]:
         """The three numbers by name."""
         return {"rows": self.rows, "positives": self.positives, "patients": self.patients}
@@ -76,15 +81,11 @@ def evaluate(
     def estimate(part: Scored) -> Estimates:
         return dict(zip(metrics, intervals(part, list(metrics), samples, seed), strict=True))
 
-    counts = {"all": _counts(scored)}
+    counts = {"all": Counts.of(scored)}
     found: dict[str, dict[str, Estimates]] = {"zone": {}, "centre": {}}
     for kind, names in (("zone", scored.zones), ("centre", scored.centres)):
         for name in sorted({name for name in names if name}):
             part = scored.where(np.array([other == name for other in names]))
             found[kind][name] = estimate(part)
-            counts[f"{kind}={name}"] = _counts(part)
+            counts[f"{kind}={name}"] = Counts.of(part)
     return Evaluation(estimate(scored), found["zone"], found["centre"], counts)
-
-
-def _counts(scored: Scored) -> Counts:
-    return Counts(len(scored), int(scored.labels.sum()), int(scored.owners.max()) + 1)

@@ -35,7 +35,7 @@ def sensitivity_at(specificity: float) -> Batched:
     def measured(drawn: Weighted) -> FloatArray:
         false, true = drawn.curve
         allowed = false <= 1 - specificity + _ROUNDING
-        return np.asarray(np.where(allowed, true, 0.0).max(1) * drawn.both)
+        return np.asarray(np.where(allowed, true, 0.0).max(1) * drawn.nan_without_both)
 
     return measured
 
@@ -46,7 +46,7 @@ def specificity_at(sensitivity: float) -> Batched:
     def measured(drawn: Weighted) -> FloatArray:
         false, true = drawn.curve
         allowed = true >= sensitivity - _ROUNDING
-        return np.asarray((1 - np.where(allowed, false, 1.0).min(1)) * drawn.both)
+        return np.asarray((1 - np.where(allowed, false, 1.0).min(1)) * drawn.nan_without_both)
 
     return measured
 

@@ -85,6 +85,11 @@ class Scored:
         numbers: dict[Hashable, int] = {}
         return np.array([numbers.setdefault(name, len(numbers)) for name in self.patients], np.int64)
 
+    @property
+    def patient_count(self) -> int:
+        """How many patients the rows are of."""
+        return len(set(self.patients))
+
     def where(self, keep: npt.ArrayLike) -> Scored:
         """The rows marked in a (N,) array of booleans.
 
@@ -119,7 +124,7 @@ class Scored:
         if how not in AGGREGATIONS:
             raise UsageError(f"aggregation {how!r} is unknown; choose {' or '.join(AGGREGATIONS)}")
         owners = self.owners
-        count = int(owners.max()) + 1
+        count = self.patient_count
         labels = np.zeros(count, np.int64)
         np.maximum.at(labels, owners, self.labels)
         if how == "max":

@@ -15,7 +15,7 @@ from prostate_mim.metrics.weighted import Batched, Ranked, Weighted
 
 Metric = Callable[[IntArray, FloatArray], float | None]
 """(labels (N,), probabilities (N,)) -> value; None where it is undefined. What ``interval`` and ``compare`` take."""
-Lenient = Callable[[npt.ArrayLike, npt.ArrayLike], float | None]
+CheckedMetric = Callable[[npt.ArrayLike, npt.ArrayLike], float | None]
 """The same for lists too, checked: what ``METRICS`` holds."""
 
 BATCHED: Mapping[str, Batched] = {
@@ -39,7 +39,7 @@ def defined(value: float | np.float64) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _plain(name: str, batched: Batched) -> Lenient:
+def _plain(name: str, batched: Batched) -> CheckedMetric:
     def metric(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float | None:
         truth, values = checked(labels, probabilities)
         if not len(truth):
@@ -51,7 +51,7 @@ def _plain(name: str, batched: Batched) -> Lenient:
     return metric
 
 
-METRICS: Mapping[str, Lenient] = {name: _plain(name, batched) for name, batched in BATCHED.items()}
+METRICS: Mapping[str, CheckedMetric] = {name: _plain(name, batched) for name, batched in BATCHED.items()}
 
 
 def find_metric(name: str) -> Batched:

@@ -77,7 +77,7 @@ class Weighted:
         return rates[0], rates[1]
 
     @cached_property
-    def both(self) -> FloatArray:
+    def nan_without_both(self) -> FloatArray:
         """(S,) 1 where a draw holds both classes, else NaN: what a metric that needs both is multiplied by."""
         present = (self.positives.sum(1) > 0) & (self.negatives.sum(1) > 0)
         return np.where(present, 1.0, np.nan)

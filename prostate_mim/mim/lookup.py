@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import TypeVar
 
-from prostate_mim.errors import NotFoundError
+from prostate_mim.errors import NotFoundError, nearest
 
 Entry = TypeVar("Entry")
 
@@ -18,6 +17,6 @@ def look_up(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
         NotFoundError: no such ``kind`` (target, loss, decoder); the nearest known name is suggested.
     """
     if name not in table:
-        near = difflib.get_close_matches(name.lower(), table, n=1, cutoff=0.0)[0]
+        near = nearest(name.lower(), table, 0)
         raise NotFoundError(f"{kind} {name!r} is unknown; did you mean {near!r}? (known: {', '.join(table)})")
     return table[name]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-
-from prostate_mim.errors import NotFoundError, UsageError
+from prostate_mim.errors import NotFoundError, UsageError, nearest
 from prostate_mim.nets.convnext import convnext_a, convnext_t
 from prostate_mim.nets.densenet import densenet121
 from prostate_mim.nets.effnet import effnet_lite0
@@ -98,8 +96,8 @@ def register_encoder(name: str, builder: Builder) -> None:
 
 def unknown_architecture(name: str) -> str:
     """What an error says of a name that is not in ``ARCHITECTURES``."""
-    near = difflib.get_close_matches(name, ARCHITECTURES, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(name, ARCHITECTURES)
+    hint = f"; did you mean {near!r}?" if near else ""
     return (
         f"architecture {name[:80]!r} is unknown{hint} (known: {', '.join(ARCHITECTURES)}); for a network of your own, "
         "import the module that registers it first (register_encoder)"

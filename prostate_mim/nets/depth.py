@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from prostate_mim.nets.encoder import Encoder
+from prostate_mim.nets.modes import evaluating
 
 
 @torch.no_grad()
@@ -37,13 +38,12 @@ def parameter_depths(encoder: Encoder) -> dict[str, int]:
         return hook
 
     hooks = [module.register_forward_pre_hook(note(name)) for name, module in encoder.named_modules()]
-    training, example = encoder.training, next(encoder.parameters())
+    example = next(encoder.parameters())
     size = [2 * stride for stride in encoder.total_stride_zyx]
     try:
-        encoder.eval()
-        encoder(torch.zeros(1, encoder.in_channels, *size, device=example.device, dtype=example.dtype), between)
+        with evaluating(encoder):
+            encoder(torch.zeros(1, encoder.in_channels, *size, device=example.device, dtype=example.dtype), between)
     finally:
-        encoder.train(training)
         for hook in hooks:
             hook.remove()
     return depths

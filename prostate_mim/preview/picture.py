@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prostate_mim.errors import UsageError
+from prostate_mim.pictures import GREY_WINDOW, MASK_COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,10 +22,8 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
-# Colours that stay apart for colour-blind readers (Okabe and Ito 2008); nothing else in the pictures has a colour.
+# Of the same colours as ``MASK_COLOURS``; nothing else in the pictures has a colour.
 HIDDEN = "#0072B2"
-OUTLINES = {"gland": "#F0E442", "lesion": "#D55E00"}
-_WINDOW = 2.5  # deviations of a z-scored crop on either side of mid-grey
 _INK, _PALE, _BORDER = "#222222", "#666666", "#6CB4DC"
 
 # Of the strategies' picture, pixels.
@@ -51,7 +50,7 @@ class MaskRow:
         given: (z, y, x) what the encoder gets, where it is not hidden.
         hidden: (z, y, x) bool, True = hidden.
         filled: (z, y, x) with the reconstruction, or None where the model predicts no image.
-        outlines: by key of ``OUTLINES``, (z, y, x) bool masks the strategy looked at.
+        outlines: by key of ``MASK_COLOURS``, (z, y, x) bool masks the strategy looked at.
     """
 
     name: str
@@ -177,7 +176,7 @@ class _MaskFigure:
             study.axhline(y, edge, edge + 0.04, color="white", linewidth=1.5)
         for name, outline in row.outlines.items():
             if outline[z].any():
-                study.contour(outline[z], [0.5], colors=[OUTLINES[name]], linewidths=2)
+                study.contour(outline[z], [0.5], colors=[MASK_COLOURS[name]], linewidths=2)
         if len(self.cuts) > 1:
             study.text(0.03, 0.04, f"slice {z + 1}", size=8, color="white", transform=study.transAxes)
         axial = self._panel(1, top, row.given[z], self.inside[z])
@@ -197,7 +196,7 @@ class _MaskFigure:
         box = (self._left(column) / _WIDTH, bottom / self.height, self.width / _WIDTH, tall / self.height)
         axis = self.figure.add_axes(box)
         shown = np.where(inside, values, np.nan)
-        axis.imshow(shown, cmap="gray", vmin=-_WINDOW, vmax=_WINDOW, interpolation="nearest", aspect="auto")
+        axis.imshow(shown, cmap="gray", vmin=-GREY_WINDOW, vmax=GREY_WINDOW, interpolation="nearest", aspect="auto")
         axis.set_axis_off()
         return axis
 
@@ -205,7 +204,7 @@ class _MaskFigure:
         """The colours that occur."""
         entries = [("\N{BLACK SQUARE}", HIDDEN, "hidden block"), ("\N{WHITE SQUARE}", HIDDEN, "reconstructed block")]
         used = {name for row in rows for name in row.outlines}
-        entries += [("\N{WHITE SQUARE}", OUTLINES[name], f"{name} mask") for name in OUTLINES if name in used]
+        entries += [("\N{WHITE SQUARE}", MASK_COLOURS[name], f"{name} mask") for name in MASK_COLOURS if name in used]
         left = float(_MARGIN)
         for sign, colour, meaning in entries:
             self._text(left, top + 4, sign, size=11, color=colour, weight="bold")
@@ -269,7 +268,7 @@ def _palette() -> npt.NDArray[np.uint8]:
     from matplotlib.colors import to_rgb
 
     greys = np.repeat(np.linspace(0, 1, _GREYS)[:, None], 3, axis=1)
-    colours = np.array([to_rgb(colour) for colour in (HIDDEN, _BORDER, *OUTLINES.values())])
+    colours = np.array([to_rgb(colour) for colour in (HIDDEN, _BORDER, *MASK_COLOURS.values())])
     under = np.linspace(0, 1, 9)
     blends = [share * colours[:, None] + (1 - share) * under[:, None] for share in (0.35, 0.65)]
     every = np.concatenate([greys, colours, *(blend.reshape(-1, 3) for blend in blends)])

@@ -62,9 +62,7 @@ def manifest_shown(spec: InputSpec, path: Path, row: int, masks: Collection[str]
         ManifestError, VolumeError, NotFoundError: as ``open_study`` and ``Study.read_mask``.
     """
     manifest = read_manifest(path)
-    if not 1 <= row <= len(manifest.rows):
-        raise UsageError(f"--row is {row}, but {path} has rows 1 to {len(manifest.rows)}")
-    study = open_study(manifest, manifest.rows[row - 1], masks)
+    study = open_study(manifest, manifest.row(row), masks)
     crop = prepare_crop(study.volume, spec, study.centre_mm_lps)
     found = {name: study.mask_on(crop, name) if name in masks else None for name in MASKS}
     return Shown(crop, found, f"row {row}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +104,7 @@ def shuffled(questions: Questions, seed: int) -> Questions:
     for fold in np.unique(questions.folds):
         own = np.flatnonzero(questions.folds == fold)
         centres[own] = rng.permutation(centres[own])
-    return Questions(questions.windows, questions.places, labels, questions.patients, questions.folds, centres)
+    return replace(questions, labels=labels, centres=centres)
 
 
 def tested_folds(questions: Questions, task: ProbeTask) -> list[int]:

@@ -41,7 +41,7 @@ def voxel_features(encoder: PreMIM, windows: Sequence[Window], places: Sequence[
     found: list[Floats] = []
     for first in range(0, len(windows), _BATCH):
         part = windows[first : first + _BATCH]
-        given = encoder(_batch(part))[-stages:]
+        given = encoder(as_batch(part))[-stages:]
         for index in range(len(part)):
             read = []
             for stage, info in zip(given, infos, strict=True):
@@ -57,7 +57,7 @@ def study_features(encoder: PreMIM, windows: Sequence[Window], stages: int) -> F
     encoder.eval()
     found = []
     for first in range(0, len(windows), _BATCH):
-        given = encoder(_batch(windows[first : first + _BATCH]))[-stages:]
+        given = encoder(as_batch(windows[first : first + _BATCH]))[-stages:]
         found.append(torch.cat([stage.float().mean((2, 3, 4)) for stage in given], 1).double().numpy())
     return _finite(np.concatenate(found))
 
@@ -71,7 +71,8 @@ def place_features(windows: Sequence[Window], places: Sequence[Ints]) -> list[Fl
     return found
 
 
-def _batch(windows: Sequence[Window]) -> Tensor:
+def as_batch(windows: Sequence[Window]) -> Tensor:
+    """(N, 1, D, H, W): the voxels of windows of one size."""
     return torch.from_numpy(np.stack([window.voxels for window in windows])[:, None])
 
 

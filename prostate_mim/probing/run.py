@@ -17,7 +17,7 @@ from prostate_mim.health.windows import Window
 from prostate_mim.initialisations import calibrate_norms
 from prostate_mim.metrics import auroc
 from prostate_mim.probing.data import Questions, ask, shuffled, tested_folds
-from prostate_mim.probing.features import place_features, study_features, voxel_features
+from prostate_mim.probing.features import as_batch, place_features, study_features, voxel_features
 from prostate_mim.probing.fit import Fitted, best_threshold, choose_penalty, dice, fit
 from prostate_mim.probing.task import CONTROLS, ProbeTask
 
@@ -96,7 +96,7 @@ def _features(encoder: PreMIM, asked: Questions, task: ProbeTask, control: str) 
     def of_fold(fold: int) -> list[Floats]:
         own = copy.deepcopy(encoder)
         fitted = [w for w, who in zip(asked.windows, asked.patients, strict=True) if asked.folds[who] != fold]
-        calibrate_norms(own.encoder, list(_stacked(fitted)))
+        calibrate_norms(own.encoder, list(_in_batches(fitted)))
         return _read(own, asked, task)
 
     return of_fold
@@ -108,9 +108,9 @@ def _read(encoder: PreMIM, asked: Questions, task: ProbeTask) -> list[Floats]:
     return voxel_features(encoder, asked.windows, asked.places, task.stages)
 
 
-def _stacked(windows: list[Window]) -> Iterator[torch.Tensor]:
+def _in_batches(windows: list[Window]) -> Iterator[torch.Tensor]:
     for first in range(0, len(windows), _CALIBRATION_BATCH):
-        yield torch.from_numpy(np.stack([w.voxels for w in windows[first : first + _CALIBRATION_BATCH]])[:, None])
+        yield as_batch(windows[first : first + _CALIBRATION_BATCH])
 
 
 def _voxels(asked: Questions, task: ProbeTask, seed: int, features: _Features) -> ProbeResult:

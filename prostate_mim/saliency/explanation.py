@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from prostate_mim.classifier import LesionClassifier
-from prostate_mim.deploy.provenance import Prediction
+from prostate_mim.deploy.prediction import Prediction
 from prostate_mim.errors import IntegrityError, UsageError
 from prostate_mim.manifest import Point
 from prostate_mim.nets.modes import evaluating

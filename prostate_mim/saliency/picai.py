@@ -16,8 +16,8 @@ import numpy as np
 from prostate_mim.classifier import LesionClassifier
 from prostate_mim.engine.distributed import pick_device
 from prostate_mim.errors import ManifestError, UsageError
+from prostate_mim.files import whole_folder
 from prostate_mim.finetuning.out_of_fold import NAME, OutOfFold, match, read_predictions
-from prostate_mim.hub.release import _whole_folder
 from prostate_mim.manifest import LEVELS, Manifest, ManifestRow, level_of, read_manifest
 from prostate_mim.metrics import PicaiCase, auroc, detection_map, write_picai
 from prostate_mim.preprocess import mask_on_grid
@@ -94,7 +94,7 @@ def write_run_picai(
     for member in members.values():
         member.to(where)
     drawn = _Drawn(listed, predictions, members, source, flips=bool(model.details["finetuning"].get("flips")))
-    with _whole_folder(Path(out)) as temporary:
+    with whole_folder(out) as temporary:
         write_picai(temporary, drawn.cases(chosen, progress or (lambda done, total: None)))
     labels = [int(row.label or 0) for row in chosen]
     value = auroc(labels, drawn.scores)

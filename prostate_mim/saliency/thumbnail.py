@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from prostate_mim.errors import UsageError
+from prostate_mim.pictures import GREY_WINDOW
 
 COLOURS = "inferno"
-_WINDOW = 2.5  # deviations of a z-scored crop on either side of mid-grey
 _GAP = 2
 _OPACITY = 0.7
 
@@ -58,7 +58,7 @@ def saliency_png(
         picture = Image.fromarray(values.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
         return np.asarray(picture, float)
 
-    grey = sized(np.clip(crop[chosen] / _WINDOW, -1, 1) / 2 + 0.5)[..., None].repeat(3, 2)
+    grey = sized(np.clip(crop[chosen] / GREY_WINDOW, -1, 1) / 2 + 0.5)[..., None].repeat(3, 2)
     heat = np.clip(sized(found[chosen] / (float(found.max()) or 1.0)), 0, 1)
     colours = mpl.colormaps[COLOURS](heat)[..., :3]
     opacity = _OPACITY * heat[..., None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from prostate_mim.study.cache import key_of
 from prostate_mim.study.comparisons import CompareJob
 from prostate_mim.study.config import LESIONS
 from prostate_mim.study.controls import DUPLICATED
-from prostate_mim.study.groups import Group, Row
+from prostate_mim.study.groups import Row, SeedGroup
 from prostate_mim.study.jobs import Answer, Job
 from prostate_mim.study.plan import Plan
 from prostate_mim.study.records import (
@@ -41,7 +42,9 @@ def assemble(plan: Plan, run: Run) -> tuple[dict[str, list[Row]], dict[str, str]
     every = list(_groups(plan))
     complete = [group for group in every if len(group.cells) == len(plan.config.seeds)]
     scores = [(group, _score_job(plan, group, twice=False)) for group in complete]
-    scores += [(_renamed(group), _score_job(plan, group, twice=True)) for group in complete if _is_doubled(plan, group)]
+    scores += [
+        (_as_control(group), _score_job(plan, group, twice=True)) for group in complete if _is_doubled(plan, group)
+    ]
     pairs = [(first, second, _compare_job(plan, first, second)) for first, second in _pairs(plan, complete)]
     failed: dict[str, str] = {}
     for what, jobs in (("scoring", [job for _, job in scores]), ("comparing", [job for *_, job in pairs])):
@@ -59,23 +62,23 @@ def assemble(plan: Plan, run: Run) -> tuple[dict[str, list[Row]], dict[str, str]
     return found, failed
 
 
-def _groups(plan: Plan) -> Iterable[Group]:
+def _groups(plan: Plan) -> Iterable[SeedGroup]:
     """Every group in the grid's order, with those of its cells that are finished."""
-    groups: dict[tuple[Any, ...], Group] = {}
+    groups: dict[tuple[Any, ...], SeedGroup] = {}
     for place in plan.grid:
         cell, job = place.cell, plan.cell_job(place)
         key = (cell.task, cell.arm, cell.architecture, cell.mode, cell.fraction)
-        own = groups.setdefault(key, Group(*key, place.task.kind, ()))
+        own = groups.setdefault(key, SeedGroup(*key, place.task.kind, ()))
         if job is not None and job.path.is_file():
-            groups[key] = Group(*key, own.kind, (*own.cells, (cell.seed, job.path)))
+            groups[key] = SeedGroup(*key, own.kind, (*own.cells, (cell.seed, job.path)))
     return groups.values()
 
 
-def _identity(group: Group) -> list[Any]:
+def _identity(group: SeedGroup) -> list[Any]:
     return [[seed, path.stem] for seed, path in group.cells]
 
 
-def _score_job(plan: Plan, group: Group, *, twice: bool) -> ScoreJob:
+def _score_job(plan: Plan, group: SeedGroup, *, twice: bool) -> ScoreJob:
     config = plan.config
     values = {
         "cells": _identity(group), "samples": config.samples, "seed": config.seed, "twice": twice,
@@ -88,13 +91,13 @@ def _score_job(plan: Plan, group: Group, *, twice: bool) -> ScoreJob:
     )  # fmt: skip
 
 
-def _compare_job(plan: Plan, first: Group, second: Group) -> CompareJob:
+def _compare_job(plan: Plan, first: SeedGroup, second: SeedGroup) -> CompareJob:
     config = plan.config
     values = {"cells": [_identity(first), _identity(second)], "samples": config.samples, "seed": config.seed}
     return CompareJob(key_of("comparison", values), first, second, config.samples, config.seed, plan.places)
 
 
-def _pairs(plan: Plan, groups: Sequence[Group]) -> Iterable[tuple[Group, Group]]:
+def _pairs(plan: Plan, groups: Sequence[SeedGroup]) -> Iterable[tuple[SeedGroup, SeedGroup]]:
     """Every arm with every reference, each pair once; controls are no competitors."""
     by_place = {(g.task, g.architecture, g.mode, g.fraction, g.arm): g for g in groups}
     references = plan.config.references_or_first
@@ -109,19 +112,17 @@ def _pairs(plan: Plan, groups: Sequence[Group]) -> Iterable[tuple[Group, Group]]
                 yield group, second
 
 
-def _is_doubled(plan: Plan, group: Group) -> bool:
+def _is_doubled(plan: Plan, group: SeedGroup) -> bool:
     config = plan.config
     largest = group.fraction == max(config.fractions) and group.kind == LESIONS
     return config.controls and largest and group.arm in config.references_or_first
 
 
-def _renamed(group: Group) -> Group:
-    return Group(
-        group.task, f"{DUPLICATED}{group.arm}", group.architecture, group.mode, group.fraction, group.kind, group.cells
-    )
+def _as_control(group: SeedGroup) -> SeedGroup:
+    return dataclasses.replace(group, arm=f"{DUPLICATED}{group.arm}")
 
 
-def _of_cells(groups: Sequence[Group], *, lesions: bool) -> list[Row]:
+def _of_cells(groups: Sequence[SeedGroup], *, lesions: bool) -> list[Row]:
     return [
         row
         for group in groups
@@ -135,7 +136,7 @@ def _named(job: ScoreJob, table: str, names: Row) -> list[Row]:
     return [{**row, **names} for row in read_table(job.path, table)] if job.path.is_file() else []
 
 
-def _compared(first: Group, second: Group, job: CompareJob) -> list[Row]:
+def _compared(first: SeedGroup, second: SeedGroup, job: CompareJob) -> list[Row]:
     if not job.path.is_file():
         return []
     names = {

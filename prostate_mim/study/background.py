@@ -8,7 +8,7 @@ from typing import Any
 
 from prostate_mim._version import __version__
 from prostate_mim.health.report import flat
-from prostate_mim.study.evidence import Evidence
+from prostate_mim.study.evidence import Evidence, entries
 from prostate_mim.study.records import CONTROL
 from prostate_mim.study.tables import Table
 from prostate_mim.study.wording import MISSING
@@ -25,7 +25,7 @@ def tasks(evidence: Evidence) -> Table | None:
             _text(task, "positives"), _text(task, "patients"), _text(task, "folds"), _text(task, "zones"),
             _text(task, "centres"), _digest(task.get("data_fingerprint")),
         )
-        for task in _listed(evidence.study, "tasks")
+        for task in entries(evidence.study, "tasks")
     )  # fmt: skip
     header = (
         "task", "kind", "by", "rows", "positive", "patients", "folds", "zones", "centres", "data fingerprint",
@@ -39,10 +39,10 @@ def arms(evidence: Evidence) -> Table | None:
     rows = tuple(
         (
             _text(arm, "name"), _text(arm, "architecture"), _text(arm, "initialisation"), _how(arm),
-            _text(arm, "parameters"), str(len(encoders := _listed(arm, "encoders"))),
+            _text(arm, "parameters"), str(len(encoders := entries(arm, "encoders"))),
             _digests([each.get("weights_sha256") for each in encoders]),
         )
-        for arm in _listed(evidence.study, "arms")
+        for arm in entries(evidence.study, "arms")
     )  # fmt: skip
     header = ("arm", "architecture", "initialisation", "how", "parameters", "encoders", "SHA-256 of the weights")
     note = (
@@ -72,7 +72,7 @@ def _digests(found: Sequence[object]) -> str:
 def guard(evidence: Evidence) -> Table | None:
     """Why no test patient can have been in an arm's pretraining, one row an arm; None where it is not recorded."""
     checked: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
-    for entry in _listed(evidence.study, "guard"):
+    for entry in entries(evidence.study, "guard"):
         key = (_text(entry, "task"), _text(entry, "arm"), _text(entry, "architecture"))
         checked.setdefault(key, []).append(entry)
     rows = tuple(
@@ -100,7 +100,7 @@ def checks(evidence: Evidence) -> Table | None:
             _passed(entry.get("passed")),
             _text(entry, "what"),
         )
-        for entry in _listed(evidence.study, "controls")
+        for entry in entries(evidence.study, "controls")
     )  # fmt: skip
     note = "Undecided: the study could not run that control on this task."
     return Table("checks", "Controls: checks", note, ("control", "task", "passed", "what"), rows, 4) if rows else None
@@ -136,11 +136,6 @@ def duration(evidence: Evidence) -> str:
     except (KeyError, ValueError, TypeError):
         return ""
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
-
-
-def _listed(values: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    found = values.get(name)
-    return [each for each in found if isinstance(each, Mapping)] if isinstance(found, list) else []
 
 
 def _dict(value: object) -> dict[str, Any]:

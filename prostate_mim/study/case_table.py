@@ -11,6 +11,10 @@ from prostate_mim.study.evidence import Evidence, Group, Scores
 FOLDER = "cases"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MOST_BYTES = 200_000
+_ABOUT_PICTURES = (
+    " Left half of a picture: the crop's middle slice. Right half: what spoke for label 1, by a classifier that was "
+    "not fitted on that patient; a map shows where a network looked, not why, nor whether it was right to."
+)
 
 
 def case_table(evidence: Evidence, group: Group, fraction: float, out: Path, *, pictures: bool) -> str:
@@ -42,12 +46,6 @@ def case_table(evidence: Evidence, group: Group, fraction: float, out: Path, *, 
         f'<div class="tall"><table class="cases"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
         "</div>"
     )
-
-
-_ABOUT_PICTURES = (
-    " Left half of a picture: the crop's middle slice. Right half: what spoke for label 1, by a classifier that was "
-    "not fitted on that patient; a map shows where a network looked, not why, nor whether it was right to."
-)
 
 
 def _line(

@@ -18,10 +18,10 @@ from prostate_mim.finetuning.lesions import check_targets
 from prostate_mim.study.cache import Places, identity_of, key_of
 from prostate_mim.study.config import LESIONS, TaskConfig
 from prostate_mim.study.features import Features, feature_key, fold_of_features, read_features
-from prostate_mim.study.full import fit_and_predict
 from prostate_mim.study.probes import probe_rows
 from prostate_mim.study.records import CASES, CONTROL, PERMUTED, PREDICTIONS, write_table
 from prostate_mim.study.tasks import ALL_FOLDS, Ints, OpenTask, TaskTable, open_task
+from prostate_mim.study.training import fit_and_predict
 
 PLACE = f"{CONTROL}place:"
 """Beginning of a control's name; the arm's own follows. The place of a voxel in its window instead of features."""

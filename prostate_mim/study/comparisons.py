@@ -14,8 +14,8 @@ from prostate_mim.metrics import METRICS, Scored, compare, permutation_over_seed
 from prostate_mim.study.cache import Places
 from prostate_mim.study.config import LESIONS
 from prostate_mim.study.groups import (
-    Group,
     Row,
+    SeedGroup,
     mean_over_seeds,
     mean_value,
     over_seeds,
@@ -40,8 +40,8 @@ class CompareJob:
     """
 
     key: str
-    first: Group
-    second: Group
+    first: SeedGroup
+    second: SeedGroup
     samples: int
     seed: int
     places: Places

@@ -44,7 +44,7 @@ def verdicts(results: Sequence[Row], tasks: Mapping[str, OpenTask]) -> list[Verd
 
 def _is_main(row: Row) -> bool:
     """AUROC, or of centres balanced accuracy, of all rows, all seeds together, at the level of the task's rows."""
-    main = row["metric"] in _MAIN and row["seed"] == ALL and row["subset"] == "all"
+    main = row["metric"] in _MAIN and row["seed"] == ALL and row["subset"] == ALL
     return bool(main and (row["level"] == "lesion" or row["mode"] == "probe"))
 
 

@@ -223,17 +223,13 @@ def read_record(out: Path) -> dict[str, Any]:
 
 def config_arms(study: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The arms of a study's configuration, in its order; empty where they are not recorded."""
-    return _tables(study, "arms")
-
-
-def config_tasks(study: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The tasks of a study's configuration, in its order; empty where they are not recorded."""
-    return _tables(study, "tasks")
-
-
-def _tables(study: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
     config = study.get("config")
-    found = config.get(name) if isinstance(config, Mapping) else None
+    return entries(config, "arms") if isinstance(config, Mapping) else []
+
+
+def entries(record: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    """The mappings in a list of a record that was read from a file; empty where there is no such list."""
+    found = record.get(name)
     return [each for each in found if isinstance(each, Mapping)] if isinstance(found, list) else []
 
 

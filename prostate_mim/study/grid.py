@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 
-from prostate_mim.errors import UsageError
+from prostate_mim.errors import UsageError, nearest
 from prostate_mim.study.cells import PLACE, Cell
 from prostate_mim.study.config import LESIONS, PROBE, VOXELS, ArmConfig, StudyConfig, TaskConfig
 from prostate_mim.study.records import PERMUTED
@@ -53,7 +52,7 @@ def parse_only(text: str) -> dict[str, set[str]]:
         if not equals or not value:
             raise UsageError(f"--only {part!r}: expected key=value, for example arm=random,seed=0")
         if key not in KEYS:
-            near = difflib.get_close_matches(key, KEYS, 1, cutoff=0.0)[0]
+            near = nearest(key, KEYS, 0)
             raise UsageError(f"--only {key!r} is unknown; did you mean {near}? ({', '.join(KEYS)})")
         chosen.setdefault(key, set()).add(value)
     return chosen

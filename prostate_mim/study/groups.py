@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Group:
+class SeedGroup:
     """All seeds of one arm on one task, at one fraction.
 
     Attributes:
@@ -75,10 +75,10 @@ def mean_over_seeds(seeds: Sequence[Scored]) -> Scored:
     if any(len(one) != len(first) or (one.labels != first.labels).any() for one in seeds):
         raise IntegrityError("the seeds of a cell have other rows than each other; remove the folder cells, run again")
     mean = np.mean([one.probabilities for one in seeds], axis=0)
-    return Scored(first.labels, mean, first.patients, first.zones, first.centres)
+    return replace(first, probabilities=mean)
 
 
-def probe_values(group: Group) -> dict[str, tuple[tuple[int, ...], Values]]:
+def probe_values(group: SeedGroup) -> dict[str, tuple[tuple[int, ...], Values]]:
     """Metric -> (patients, (seeds, patients) values); NaN where a patient has none."""
     found: dict[str, dict[int, dict[int, float]]] = {}
     for seed, _ in group.cells:

@@ -11,7 +11,7 @@ from prostate_mim.study import background, curves, figures
 from prostate_mim.study.charts import Drawing, png
 from prostate_mim.study.evidence import Evidence, Group, read_evidence
 from prostate_mim.study.records import STUDY
-from prostate_mim.study.tables import Table, controls, markdown, overview, plain, tables_of
+from prostate_mim.study.tables import Table, controls, escape_markdown, markdown, overview, tables_of
 from prostate_mim.study.wording import (
     HOW_TO_READ,
     ORDER_RULE,
@@ -44,15 +44,18 @@ def study_markdown(out: Path, figures_folder: Path | None = None, *, prefix: str
     evidence = read_evidence(out)
     if figures_folder is not None:
         make_folder(figures_folder)
-    lines = [f"# {plain(study_title(evidence.study))}", *_preface(evidence)]
+    lines = [f"# {escape_markdown(study_title(evidence.study))}", *_preface(evidence)]
     if evidence.comparisons:
         lines += ["## Overview", markdown(overview(evidence))]
     for group in evidence.groups:
-        lines.append(f"## {plain(heading(group, task=True))}")
+        lines.append(f"## {escape_markdown(heading(group, task=True))}")
         lines += _group(evidence, group, figures_folder, prefix)
     lines += ["## Controls", *_tables(controls(evidence), background.checks(evidence))]
-    lines += ["## How to read it", "\n".join(f"- **{plain(a)}**: {plain(b)}" for a, b in HOW_TO_READ)]
-    lines += ["## Traps", "\n".join(f"- {plain(line)}" for line in traps(evidence))]
+    lines += [
+        "## How to read it",
+        "\n".join(f"- **{escape_markdown(a)}**: {escape_markdown(b)}" for a, b in HOW_TO_READ),
+    ]
+    lines += ["## Traps", "\n".join(f"- {escape_markdown(line)}" for line in traps(evidence))]
     lines += ["## Tasks and arms"]
     lines += _tables(background.tasks(evidence), background.arms(evidence), background.guard(evidence))
     lines += ["## Records", *_records(evidence)]
@@ -67,9 +70,9 @@ def _preface(evidence: Evidence) -> Iterator[str]:
 
 def _group(evidence: Evidence, group: Group, folder: Path | None, prefix: str) -> Iterator[str]:
     most = evidence.spans[group].fractions[-1]
-    yield plain(facts(evidence, group))
+    yield escape_markdown(facts(evidence, group))
     if lines := glance(evidence, group, most):
-        yield "\n".join(f"- {plain(line)}" for line in lines)
+        yield "\n".join(f"- {escape_markdown(line)}" for line in lines)
     drawings = (
         figures.forest(evidence, group, most),
         figures.estimates(evidence, group, most),
@@ -88,8 +91,9 @@ def _group(evidence: Evidence, group: Group, folder: Path | None, prefix: str) -
 
 def _figure(drawing: Drawing, folder: Path, prefix: str) -> str:
     write_bytes(folder / f"{drawing.name}.png", png(drawing, MOST_BYTES))
-    alt = plain(drawing.alt).replace("[", "(").replace("]", ")")  # brackets would end the description
-    return f"**{plain(drawing.title)}**\n\n![{alt}]({prefix}{drawing.name}.png)\n\n{plain(drawing.text)}"
+    alt = escape_markdown(drawing.alt).replace("[", "(").replace("]", ")")  # brackets would end the description
+    title, text = escape_markdown(drawing.title), escape_markdown(drawing.text)
+    return f"**{title}**\n\n![{alt}]({prefix}{drawing.name}.png)\n\n{text}"
 
 
 def _folded(table: Table) -> str:
@@ -107,9 +111,9 @@ def _tables(*tables: Table | None) -> list[str]:
 def _records(evidence: Evidence) -> Iterator[str]:
     for name, rows in background.records(evidence):
         if len(rows) > _MOST:
-            yield f"**{plain(name)}**: {len(rows):,} values, all in {STUDY}."
+            yield f"**{escape_markdown(name)}**: {len(rows):,} values, all in {STUDY}."
             continue
-        listed = "\n".join(f"| {plain(key)} | {plain(value)} |" for key, value in rows.items())
-        text = f"| {plain(name)} | |\n| :-- | :-- |\n{listed}"
+        listed = "\n".join(f"| {escape_markdown(key)} | {escape_markdown(value)} |" for key, value in rows.items())
+        text = f"| {escape_markdown(name)} | |\n| :-- | :-- |\n{listed}"
         folded = f"<details><summary>{html.escape(name)}</summary>\n\n{text}\n\n</details>"
         yield folded if len(rows) > _LONG else text

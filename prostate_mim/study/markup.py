@@ -147,8 +147,8 @@ def folded(summary: str, inside: str, *, opened: bool = False) -> str:
     )
 
 
-def records(rows: Mapping[str, str]) -> str:
-    """(name, value) rows."""
+def name_value_table(rows: Mapping[str, str]) -> str:
+    """One row a name, its value beside it."""
     cells = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in rows.items())
     return f"<table>{cells}</table>"
 

@@ -189,7 +189,7 @@ def _behind(evidence: Evidence) -> str:
 
 
 def _records(evidence: Evidence) -> str:
-    cards = [markup.folded(name, markup.records(rows), opened=name != "Configuration")
+    cards = [markup.folded(name, markup.name_value_table(rows), opened=name != "Configuration")
              for name, rows in background.records(evidence)]  # fmt: skip
     metrics = {metric(name) for span in evidence.spans.values() for name in span.metrics}
     return markup.section(_RECORDS, f"Metrics in the tables: {', '.join(sorted(metrics))}.",

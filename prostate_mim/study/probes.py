@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prostate_mim.encoder import PreMIM
+from prostate_mim.metrics.table import defined
 from prostate_mim.probing import ProbeTask, run_probe
 from prostate_mim.probing.data import Questions, ask
 from prostate_mim.study.tasks import ALL_FOLDS, OpenTask
@@ -36,7 +36,7 @@ def probe_rows(
         result = run_probe(PreMIM.from_pretrained(release), probe, seed, control=control, questions=questions)
         for metric, values in sorted(result.values.items()):
             pairs = zip(result.patients.tolist(), values.tolist(), strict=True)
-            found += [{"patient": int(patient), "metric": metric, "value": _plain(value)} for patient, value in pairs]
+            found += [{"patient": int(patient), "metric": metric, "value": defined(value)} for patient, value in pairs]
     return found
 
 
@@ -44,7 +44,3 @@ def probe_rows(
 def _asked(task: ProbeTask, seed: int, store: Path | None) -> Questions:
     """Every arm is asked the same, seed by seed; what was asked last stays in this process, as ``open_task``'s do."""
     return ask(task, seed, store=store)
-
-
-def _plain(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)

@@ -91,7 +91,7 @@ def write_table(
 
     Args:
         rows: each with every column of the schema.
-        said: plain values kept in the file's metadata (see ``read_said``).
+        said: plain values kept in the file's metadata: nothing here reads them, a person may.
 
     Raises:
         UsageError, ResourceError: it cannot be written.
@@ -111,16 +111,19 @@ def read_table(path: Path, name: str) -> list[dict[str, Any]]:
         NotFoundError: no such file.
         IntegrityError: it is damaged, or another table.
     """
-    return _read(path, name)[0]
-
-
-def read_said(path: Path, name: str) -> dict[str, Any]:
-    """The plain values that ``write_table`` was given beside the rows.
-
-    Raises:
-        NotFoundError, IntegrityError: as ``read_table``.
-    """
-    return _read(path, name)[1]
+    arrow, parquet = import_pyarrow()
+    if not path.is_file():
+        raise NotFoundError(f"{path}: no such table; prostate-mim study makes it")
+    try:
+        with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            kept = file.schema_arrow
+            said = json.loads((kept.metadata or {}).get(_KEY, b"null"))
+            rows: list[dict[str, Any]] = file.read().to_pylist()
+    except (arrow.ArrowException, OSError, ValueError, RecursionError) as error:
+        raise IntegrityError(f"{path}: is damaged ({type(error).__name__}); remove this file and run again") from error
+    if not isinstance(said, dict) or said.get("table") != name or not kept.equals(schema(name)):
+        raise IntegrityError(f"{path}: is not a table of {name} of this version; remove this file and run again")
+    return rows
 
 
 def table_path(out: Path, name: str) -> Path:
@@ -131,19 +134,3 @@ def table_path(out: Path, name: str) -> Path:
 def is_control(arm: str) -> bool:
     """Whether an arm is a control (permuted labels, duplicated studies) and not a competitor."""
     return arm.startswith(CONTROL)
-
-
-def _read(path: Path, name: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    arrow, parquet = import_pyarrow()
-    if not path.is_file():
-        raise NotFoundError(f"{path}: no such table; prostate-mim study makes it")
-    try:
-        with parquet.ParquetFile(path, page_checksum_verification=True) as file:
-            kept = file.schema_arrow
-            said = json.loads((kept.metadata or {}).get(_KEY, b"null"))
-            rows = file.read().to_pylist()
-    except (arrow.ArrowException, OSError, ValueError, RecursionError) as error:
-        raise IntegrityError(f"{path}: is damaged ({type(error).__name__}); remove this file and run again") from error
-    if not isinstance(said, dict) or said.get("table") != name or not kept.equals(schema(name)):
-        raise IntegrityError(f"{path}: is not a table of {name} of this version; remove this file and run again")
-    return rows, said

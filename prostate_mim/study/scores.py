@@ -12,8 +12,8 @@ from prostate_mim.metrics import METRICS, Counts, Estimate, Scored, evaluate, in
 from prostate_mim.study.cache import Places
 from prostate_mim.study.config import LESIONS
 from prostate_mim.study.groups import (
-    Group,
     Row,
+    SeedGroup,
     mean_over_seeds,
     mean_value,
     over_seeds,
@@ -40,7 +40,7 @@ class ScoreJob:
     """
 
     key: str
-    group: Group
+    group: SeedGroup
     samples: int
     seed: int
     aggregate: str
@@ -72,7 +72,7 @@ class ScoreJob:
         """Rows of each seed, and of all together."""
         seeds = {seed: scored_of(self.group.rows(seed)) for seed, _ in self.group.cells}
         each = [
-            _row(str(seed), name, level, Estimate(m(part.labels, part.probabilities)), _counts(part))
+            _row(str(seed), name, level, Estimate(m(part.labels, part.probabilities)), Counts.of(part))
             for level in (LESION, PATIENT)
             for seed, one in seeds.items()
             for part in [self._at(level, one)]
@@ -86,7 +86,7 @@ class ScoreJob:
             result = evaluate(
                 self._at(level, _doubled(mean) if self.twice else mean), samples=self.samples, seed=self.seed
             )
-            subsets = {"all": result.overall}
+            subsets = {ALL: result.overall}
             subsets |= {f"zone={name}": values for name, values in result.by_zone.items()}
             subsets |= {f"centre={name}": values for name, values in result.by_centre.items()}
             together += [
@@ -139,11 +139,7 @@ def _doubled(scored: Scored) -> Scored:
     )  # fmt: skip
 
 
-def _counts(scored: Scored) -> Counts:
-    return Counts(len(scored), int(scored.labels.sum()), len(set(scored.patients)))
-
-
-def _row(seed: str, metric: str, level: str, found: Estimate, counts: Counts, subset: str = "all") -> Row:
+def _row(seed: str, metric: str, level: str, found: Estimate, counts: Counts, subset: str = ALL) -> Row:
     return {
         "seed": seed, "metric": metric, "level": level, "subset": subset, "value": found.value, "low": found.low,
         "high": found.high, "rows": counts.rows, "patients": counts.patients, "positives": counts.positives,

@@ -246,11 +246,11 @@ def markdown(table: Table) -> str:
     """A heading, the table (numbers to the right), the note."""
     rule = [":--" if place < table.words else "--:" for place in range(len(table.header))]
     lines = [table.header, rule, *table.rows]
-    drawn = "\n".join(f"| {' | '.join(map(plain, line))} |" for line in lines)
-    return f"### {plain(table.title)}\n\n{drawn}\n\n{plain(table.note)}"
+    drawn = "\n".join(f"| {' | '.join(map(escape_markdown, line))} |" for line in lines)
+    return f"### {escape_markdown(table.title)}\n\n{drawn}\n\n{escape_markdown(table.note)}"
 
 
-def plain(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Text as Markdown shows it, whatever is in it: nothing ends a cell, begins markup or is taken for HTML."""
     return re.sub(r"([\\`*_<>|#~]|\](?=[(\[:]))", r"\\\1", " ".join(text.split()))
 
@@ -261,16 +261,16 @@ def latex(table: Table) -> str:
     lines = [_line(table.header), r"\midrule", *map(_line, table.rows)]
     return "\n".join([
         r"\begin{table}", r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
-        rf"\caption{{{escape(table.title)}. {escape(table.note)}}}",
+        rf"\caption{{{escape_latex(table.title)}. {escape_latex(table.note)}}}",
         rf"\label{{tab:{re.sub(r'[^A-Za-z0-9]+', '-', table.name)}}}", rf"\begin{{tabular}}{{{shape}}}", r"\toprule",
         *lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", "",
     ])  # fmt: skip
 
 
 def _line(cells: Sequence[str]) -> str:
-    return " & ".join(map(escape, cells)) + r" \\"
+    return " & ".join(map(escape_latex, cells)) + r" \\"
 
 
-def escape(text: str) -> str:
+def escape_latex(text: str) -> str:
     """Text as LaTeX prints it, whatever is in it."""
     return "".join(_LATEX.get(letter, letter) for letter in text)

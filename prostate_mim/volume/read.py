@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import math
 import os
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prostate_mim.errors import NotFoundError, ProstateMimError, ResourceError, VolumeError
+from prostate_mim.errors import NotFoundError, ProstateMimError, ResourceError, VolumeError, nearest
 from prostate_mim.volume import arrays, checks, dicom, metaimage, nifti, nrrd
 from prostate_mim.volume.checks import MAX_VOXELS, Array
 from prostate_mim.volume.geometry import Volume
@@ -200,10 +199,10 @@ def _kind(path: Path, name: str) -> str:
 
 def _suggestion(path: Path) -> str:
     try:
-        near = difflib.get_close_matches(path.name, sorted(os.listdir(path.parent)), 1)
+        near = nearest(path.name, sorted(os.listdir(path.parent)))
     except OSError:
         return "check the path"
-    return f"did you mean {near[0]}?" if near else "check the path"
+    return f"did you mean {near}?" if near else "check the path"
 
 
 def _check_hash(path: Path, name: str, sha256: str, kind: str) -> None:

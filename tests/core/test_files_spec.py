@@ -14,8 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prostate_mim.errors import IntegrityError, UsageError
-from prostate_mim.files import append_line, atomic_path, make_folder, sha256_of, write_bytes, write_text
+from prostate_mim.errors import IntegrityError, UsageError, nearest
+from prostate_mim.files import (
+    append_line,
+    atomic_path,
+    make_folder,
+    sha256_of,
+    whole_folder,
+    write_bytes,
+    write_text,
+)
 from prostate_mim.spec import CHANNELS, SINGLE_SLICE, InputSpec
 
 
@@ -42,6 +50,32 @@ def test_success_replaces_the_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
     write_text(path, "abc")
     assert sha256_of(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_folder_appears_whole_or_not_at_all(tmp_path, error):
+    """A body that fails leaves nothing, not even an empty folder; one that succeeds leaves all; what is full stays."""
+    folder = tmp_path / "new" / "folder"
+    with pytest.raises(error), whole_folder(folder) as temporary:
+        (temporary / "half").write_text("half")
+        raise error
+    assert list((tmp_path / "new").iterdir()) == []
+    with whole_folder(folder) as temporary:
+        (temporary / "all").write_text("all")
+        assert not folder.exists()
+    assert [path.name for path in folder.iterdir()] == ["all"]
+    with pytest.raises(UsageError, match="not empty"), whole_folder(folder):
+        pass
+    assert [path.name for path in folder.iterdir()] == ["all"]
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_nearest_name():
+    """The likest name from a likeness on; at 0 there is always one, unless nothing is known."""
+    assert nearest("stpes", ["steps", "batch"]) == "steps"
+    assert nearest("xyz", ["steps", "batch"]) == ""
+    assert nearest("xyz", ["steps", "batch"], 0) in ("steps", "batch")
+    assert nearest("steps", {}, 0) == ""
 
 
 def test_disk_full(tmp_path):

@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 
 from prostate_mim.classifier import LesionClassifier
-from prostate_mim.deploy.present import CPU, why_no_cuda
+from prostate_mim.deploy.available import CPU, why_no_cuda
 from prostate_mim.deploy.session import OnnxClassifier
 from prostate_mim.modality import check_volume
 from prostate_mim.volume import Volume, read_volume, write_volume

@@ -19,19 +19,19 @@ import pytest
 import torch
 
 from prostate_mim.classifier import LesionClassifier
-from prostate_mim.deploy import ort, present, providers
+from prostate_mim.deploy import available, ort, providers
+from prostate_mim.deploy.available import CPU, CUDA, TENSORRT
 from prostate_mim.deploy.container import Container, read_container
 from prostate_mim.deploy.contract import Header
 from prostate_mim.deploy.export import export_onnx
 from prostate_mim.deploy.ort import OnnxRuntime
-from prostate_mim.deploy.present import CPU, CUDA, TENSORRT
 from prostate_mim.deploy.runtime import DEFAULTS, RuntimeOptions, open_runtime, tolerance
 from prostate_mim.deploy.session import OnnxClassifier, OnnxEncoder
 from prostate_mim.deploy.verify import verify_onnx
 from prostate_mim.errors import BackendError, UsageError, VerificationError
 from prostate_mim.volume import Volume
 
-NO_CUDA = present.why_no_cuda(onnxruntime)
+NO_CUDA = available.why_no_cuda(onnxruntime)
 HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
 needs_openvino = pytest.mark.skipif(not HAS_OPENVINO, reason="needs openvino: pip install openvino")
 needs_gpu = pytest.mark.skipif(NO_CUDA is not None, reason=f"needs an NVIDIA GPU: {NO_CUDA}")
@@ -177,8 +177,8 @@ def test_gpu_without_gpu_raises_quietly(
 
 @pytest.mark.skipif(NO_CUDA is None, reason="this machine has an NVIDIA driver")
 def test_missing_tensorrt_library_is_named() -> None:
-    assert "libnvinfer" in (present.why_no_tensorrt(onnxruntime) or "") or "built without" in str(
-        present.why_no_tensorrt(onnxruntime)
+    assert "libnvinfer" in (available.why_no_tensorrt(onnxruntime) or "") or "built without" in str(
+        available.why_no_tensorrt(onnxruntime)
     )
 
 

@@ -15,8 +15,8 @@ from onnx import TensorProto, helper
 
 from prostate_mim.classifier import LesionClassifier
 from prostate_mim.deploy import session
+from prostate_mim.deploy.available import CPU
 from prostate_mim.deploy.container import read_container
-from prostate_mim.deploy.present import CPU
 from prostate_mim.deploy.session import OnnxClassifier, OnnxEncoder
 from prostate_mim.errors import (
     IntegrityError,

@@ -312,6 +312,6 @@ def _foreground() -> None:
 def _cuda() -> bool:
     import onnxruntime
 
-    from prostate_mim.deploy.present import why_no_cuda
+    from prostate_mim.deploy.available import why_no_cuda
 
     return why_no_cuda(onnxruntime) is None

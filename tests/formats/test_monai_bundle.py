@@ -18,6 +18,7 @@ from prostate_mim.encoder import PreMIM
 from prostate_mim.errors import NotFoundError, UsageError, VerificationError, VolumeError
 from prostate_mim.formats import monai_bundle
 from prostate_mim.formats.monai_bundle import BundleEncoder, PrepareStudy, find_studies, load_network, write_bundle
+from prostate_mim.formats.monai_bundle_text import TERMS, metadata, readme
 from prostate_mim.phantom import make_study
 from prostate_mim.spec import InputSpec
 from prostate_mim.volume import read_volume, write_volume
@@ -175,6 +176,20 @@ def test_bundle_is_these_files_and_says_its_limits(bundle: Path, encoder: PreMIM
         text = (bundle / name).read_text()
         assert "resenc-s.random" in text and "research only" in text and "model card" in text
         assert "{" not in text
+
+
+def test_only_published_weights_are_said_to_be_for_the_prostate(encoder: PreMIM) -> None:
+    """Of other weights nobody has recorded the organ, and the name alone does not make weights the published ones."""
+    published = PreMIM.from_pretrained("resenc-s.mim-t2w")
+    for model, known in ((published, True), (encoder, False)):
+        said = readme(model, TERMS) + json.dumps(metadata(model))
+        assert ("axial T2w prostate MRI (`resenc-s`" in said) is known
+        assert ("Embedding of axial T2w prostate MRI" in said) is known
+        assert ("T2w" in said.replace("mim-t2w", "")) is known
+        assert ("Which images it is for is not recorded" in said) is not known
+    with torch.no_grad():
+        next(published.encoder.parameters()).view(-1)[0] += 1
+    assert "prostate MRI" not in readme(published, TERMS)
 
 
 def test_batch_norm_and_training_mode(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from prostate_mim.encoder import PreMIM
 from prostate_mim.errors import IntegrityError, NotFoundError, ProstateMimError, UsageError
 from prostate_mim.files import sha256_of
 from prostate_mim.initialisations import INITIALISATIONS, initialise, makers, release_card
-from prostate_mim.initialisations.table import NEEDS
 from prostate_mim.nets import ARCHITECTURES, build_encoder
 from prostate_mim.spec import InputSpec
 
@@ -52,10 +51,9 @@ def planar(architecture: str, folder: Path) -> Path:
 
 
 def test_the_table_is_consistent() -> None:
-    """Names are keys, needs are known, architectures exist, foreign weights have a licence and a citation."""
+    """Names are keys, architectures exist, foreign weights have a licence and a citation."""
     for name, one in INITIALISATIONS.items():
         assert one.name == name
-        assert one.needs in NEEDS
         assert set(one.architectures) <= set(ARCHITECTURES)
         assert one.what
         assert one.licence

@@ -15,7 +15,7 @@ from study_files import Simulation, write_study
 from prostate_mim.errors import IntegrityError, NotFoundError
 from prostate_mim.study.evidence import Evidence, Group, read_evidence
 from prostate_mim.study.records import COMPARISONS, RESULTS, read_table, table_path, write_table
-from prostate_mim.study.tables import Table, all_tables, escape, latex, markdown, write_tables
+from prostate_mim.study.tables import Table, all_tables, escape_latex, latex, markdown, write_tables
 from prostate_mim.study.wording import glance, interval, number, number_range, p_value, share, signed, tallies, traps
 
 GROUP = Group("lesions", "effnet-lite0", "linear")
@@ -214,8 +214,8 @@ def test_latex_prints_names_as_they_are(text: str) -> None:
     """What LaTeX reads of it is the text: every special letter stands in one of the known ways, and none is left."""
     pattern = "|".join(re.escape(written) for written in sorted(LATEX, key=len, reverse=True))
     text = text.replace("\n", " ")
-    assert re.sub(pattern, lambda found: LATEX[found[0]], escape(text)) == text
-    assert not re.search(r"[\\{}$&#^_~%]", re.sub(pattern, "", escape(text)))
+    assert re.sub(pattern, lambda found: LATEX[found[0]], escape_latex(text)) == text
+    assert not re.search(r"[\\{}$&#^_~%]", re.sub(pattern, "", escape_latex(text)))
 
 
 def test_latex_tables_are_whole(out: Path) -> None:

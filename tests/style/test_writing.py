@@ -14,9 +14,9 @@ WRITERS: dict[str, dict[str, str]] = {
     "files.py": {
         "open": "the helper itself: append-only logs",
         "mkstemp": "the helper itself",
+        "mkdtemp": "the helper itself, for whole folders",
         "TemporaryFile": "the helper itself: a probe whether a folder can be written",
     },
-    "hub/release.py": {"mkdtemp": "a whole folder is written beside its place and renamed when complete"},
     "hub/serving/shelf.py": {"mkdtemp": "a commit's folder is written beside its place and renamed when complete"},
     "looking/opening.py": {"mkdtemp": "a private folder for the page that the browser opens"},
     "health/drawing.py": {"savefig": "into memory; the page embeds the bytes"},

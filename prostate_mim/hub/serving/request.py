@@ -11,7 +11,7 @@ from typing import Any
 from prostate_mim.errors import NotFoundError, UsageError
 from prostate_mim.hub.serving.access import Access, User
 from prostate_mim.hub.serving.answers import Refused
-from prostate_mim.hub.serving.repository import Commit, Repository
+from prostate_mim.hub.serving.repository import MAIN, Commit, Repository
 from prostate_mim.hub.serving.shelf import Shelf
 
 _MOST_JSON = 4 << 20
@@ -105,7 +105,7 @@ class Request:
         Raises:
             Refused: no such revision.
         """
-        revision = self.named.get("revision") or "main"
+        revision = self.named.get("revision") or MAIN
         try:
             return repository.at(revision)
         except (NotFoundError, UsageError):

@@ -18,7 +18,7 @@ from prostate_mim.files import atomic_path
 from prostate_mim.hub.names import checked_id, checked_path
 from prostate_mim.hub.serving.access import change_access
 from prostate_mim.hub.serving.answers import Answer, Refused, as_json
-from prostate_mim.hub.serving.repository import ConflictError, Repository
+from prostate_mim.hub.serving.repository import MAIN, ConflictError, Repository
 from prostate_mim.hub.serving.request import Request, text_of
 
 
@@ -115,28 +115,28 @@ def _change(
 
 def tag(request: Request) -> Answer:
     """A tag on a revision."""
-    return _named(request, "tags", text_of(request.json(), "tag"))
+    return _set_name(request, "tags", text_of(request.json(), "tag"))
 
 
 def branch(request: Request) -> Answer:
     """A branch that begins at a revision."""
-    start = text_of(request.json(), "startingPoint", "main")
+    start = text_of(request.json(), "startingPoint", MAIN)
     repository = request.repository()
     try:
         sha = repository.at(start).sha
     except (NotFoundError, UsageError):
         raise Refused(404, f"{repository.name}: no revision {start[:80]!r}", "RevisionNotFound") from None
-    return _named(request, "branches", request.named["label"], sha)
+    return _set_name(request, "branches", request.named["label"], sha)
 
 
 def remove_tag(request: Request) -> Answer:
     """Forget a tag; its commit stays."""
-    return _removed(request, "tags")
+    return _remove_name(request, "tags")
 
 
 def remove_branch(request: Request) -> Answer:
     """Forget a branch; its commits stay."""
-    return _removed(request, "branches")
+    return _remove_name(request, "branches")
 
 
 def large_files(request: Request) -> Answer:
@@ -189,7 +189,7 @@ def verify_large_file(request: Request) -> Answer:
     return as_json({})
 
 
-def _named(request: Request, kind: str, label: str, sha: str | None = None) -> Answer:
+def _set_name(request: Request, kind: str, label: str, sha: str | None = None) -> Answer:
     repository = request.repository()
     try:
         request.shelf.name_commit(repository.name, kind, label, sha or request.commit(repository).sha)
@@ -200,7 +200,7 @@ def _named(request: Request, kind: str, label: str, sha: str | None = None) -> A
     return as_json({})
 
 
-def _removed(request: Request, kind: str) -> Answer:
+def _remove_name(request: Request, kind: str) -> Answer:
     repository = request.repository()
     try:
         request.shelf.name_commit(repository.name, kind, request.named["label"], None)

@@ -15,9 +15,10 @@ import pytest
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
 
-from prostate_mim.deploy import container, wire
+from prostate_mim.deploy import container, onnx_parser
 from prostate_mim.deploy.contract import GOLDEN_KEY, HEADER_KEY, INPUT, OUTPUTS, Header
-from prostate_mim.deploy.wire import Message, parse
+from prostate_mim.deploy.onnx_parser import Message, parse
+from prostate_mim.deploy.trace import every_graph
 from prostate_mim.errors import IntegrityError
 
 Reseal = Callable[[onnx.ModelProto], Path]
@@ -28,7 +29,7 @@ MUTATIONS = 500
 
 
 def described(descriptor: Any, found: dict[str, dict[int, tuple[str, str, bool]]] | None = None) -> dict[str, Any]:
-    """A message of the package onnx and all that it holds, as ``wire.SCHEMA`` writes them."""
+    """A message of the package onnx and all that it holds, as ``onnx_parser.SCHEMA`` writes them."""
     found = {} if found is None else found
     if descriptor.name not in found:
         found[descriptor.name] = {}
@@ -49,11 +50,12 @@ def one_of(descriptor: Any) -> set[str]:
 @pytest.mark.skipif(onnx.IR_VERSION < 14, reason=f"onnx {onnx.__version__} is older than the schema")
 def test_schema_is_that_of_onnx() -> None:
     """Every message, field, number and type; of a newer onnx than the schema, the new fields would be listed here."""
-    ours = {name: {number: tuple(field) for number, field in fields.items()} for name, fields in wire.SCHEMA.items()}
+    schema = onnx_parser.SCHEMA
+    ours = {name: {number: tuple(field) for number, field in fields.items()} for name, fields in schema.items()}
     assert ours == described(onnx.ModelProto.DESCRIPTOR)
     dimension = onnx.TensorShapeProto.DESCRIPTOR.nested_types_by_name["Dimension"]
     for descriptor in (onnx.TypeProto.DESCRIPTOR, dimension, onnx.SimpleShardedDimProto.DESCRIPTOR):
-        assert wire._ONE_OF[descriptor.name] == one_of(descriptor)
+        assert onnx_parser._ONE_OF[descriptor.name] == one_of(descriptor)
     assert sum(len(message.oneofs) for message in onnx.ModelProto.DESCRIPTOR.file.message_types_by_name.values()) == 2
 
 
@@ -302,7 +304,7 @@ def test_the_same_parts_once_are_read() -> None:
 
 def test_too_many_fields(monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit, not minutes of work."""
-    monkeypatch.setattr(wire, "MAX_FIELDS", 1000)
+    monkeypatch.setattr(onnx_parser, "MAX_FIELDS", 1000)
     assert len(parse(entry(25, b"") * 1000).all("functions")) == 1000
     with pytest.raises(IntegrityError, match="more than 1000 fields"):
         parse(entry(25, b"") * 1001)
@@ -344,7 +346,7 @@ def verdict_by_onnx(data: bytes) -> bool:
         return False
     if model.functions or model.training_info or any(item.domain not in ("", "ai.onnx") for item in model.opset_import):
         return False
-    for graph in container.graphs(model.graph):
+    for graph in every_graph(model.graph):
         if any(node.domain not in ("", "ai.onnx") for node in graph.node):
             return False
         if any(tensor.data_location or tensor.external_data for tensor in tensors_by_onnx(graph)):

@@ -1,4 +1,4 @@
-"""Importing engines that report to their makers, without that. No torch.
+"""No telemetry: engines that report to their makers are imported so that they cannot. No torch.
 
 OpenVINO sends an event over the network for every import. ONNX Runtime, from version 1.31 on, collects events of use,
 and writes an identifier of the machine into the cache folder when it is imported.
@@ -12,8 +12,6 @@ from types import ModuleType
 from typing import cast
 
 _REPORTER, _ABSENT = "openvino_telemetry", object()
-
-
 _SWITCH = "ORT_DISABLE_TELEMETRY"
 
 
