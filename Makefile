@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # torch comes first and pinned: nothing may pull the CUDA build in its place.
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test lint types check style docs docs-figures release-check wheel bench bench-mim bench-loader bench-preprocess bench-ranks fuzz study weights clean
+.PHONY: help install demo test lint types check style docs docs-figures release-check wheel bench bench-mim bench-loader bench-newcomer bench-preprocess bench-ranks fuzz study weights clean
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -53,6 +53,9 @@ wheel: $(STAMP)  ## build dist/*.whl
 
 bench: $(STAMP)  ## start-up times and throughput, printed as a table
 	$(BIN)/python tests/bench/package.py
+
+bench-newcomer: $(STAMP)  ## README's main path as it stands there and a service's first answer, each line timed
+	$(BIN)/python tests/bench/newcomer.py
 
 bench-mim: $(STAMP)  ## the cost of one masked pretraining step by path: JSON lines and a table, about an hour
 	$(BIN)/python tests/bench/mim.py --out bench-mim.jsonl --table bench-mim.md

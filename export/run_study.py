@@ -63,9 +63,7 @@ def predictions(
     Raises:
         VolumeError: as ``OnnxClassifier.predict``.
     """
-    made = model.predict_many(volume, list(positions) or [None], masks)
-    places: list[Any] = list(positions) or [[round(float(value), 3) for value in volume.centre_mm_lps]]
-    return [dataclasses.asdict(one) | {"position_mm_lps": at} for one, at in zip(made, places, strict=True)]
+    return [dataclasses.asdict(one) for one in model.predict_many(volume, list(positions) or [None], masks)]
 
 
 def missing(error: ImportError, install: str = INSTALL) -> int:

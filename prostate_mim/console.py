@@ -6,29 +6,43 @@ import dataclasses
 import json
 import math
 import os
+import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import typer
 
 from prostate_mim.errors import ProstateMimError, ResourceError, UsageError
 
 INTERRUPTED = 130
+_GO_ON = {"pretrain": "--resume", "finetune": "--resume", "study": ""}  # what a command is repeated with
 _SHOWN_BY_PYTHON = warnings.showwarning
 
 
+class Advance(Protocol):
+    """Moves a bar."""
+
+    def __call__(self, done: int, total: int, what: str = "") -> None:
+        """So many are done, of so many; and what is done now, where the bar's own label is too little."""
+
+
 @contextmanager
-def bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr, as a function of how many are done and of how many."""
+def bar(label: str) -> Iterator[Advance]:
+    """A progress bar on stderr, as a function of how many are done, of how many, and perhaps of what is done now."""
     from prostate_mim.engine.tracker import progress_bar
 
     with progress_bar() as progress:
         task = progress.add_task(label, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+        def advance(done: int, total: int, what: str = "") -> None:
+            progress.update(task, completed=done, total=total, description=what or label)
+
+        yield advance
 
 
 @contextmanager
@@ -64,7 +78,7 @@ def plain(summary: Any) -> dict[str, Any]:
 
 
 def show(values: Any, as_json: bool) -> None:
-    """Results on stdout: JSON, or lines for a person."""
+    """Results on stdout: JSON, or lines for a person, who is not told of lists that are empty."""
     if as_json:
         typer.echo(json.dumps(values, indent=2))
     elif isinstance(values, list):
@@ -72,7 +86,27 @@ def show(values: Any, as_json: bool) -> None:
             typer.echo(str(value))
     else:
         for key, value in values.items():
-            typer.echo(f"{key}: {json.dumps(value) if isinstance(value, dict | list) else value}")
+            if value != []:
+                typer.echo(f"{key}: {_in_words(key, value)}")
+
+
+def _in_words(key: str, value: Any) -> str:
+    """A result as a person reads it: rounded where its name says its unit."""
+    if key == "seconds":
+        return f"{value:.0f} s" if value >= 10 else f"{value:.1f} s"
+    if key == "bytes":
+        return _size(value)
+    if isinstance(value, list) and not any(isinstance(one, dict | list) for one in value):
+        return ", ".join(map(str, value))
+    return json.dumps(value) if isinstance(value, dict | list) else str(value)
+
+
+def _size(count: int) -> str:
+    """A number of bytes, in the unit that leaves it below 1000."""
+    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= size:
+            return f"{count / size:.0f} {unit}" if count >= 10 * size else f"{count / size:.1f} {unit}"
+    return f"{count} bytes"
 
 
 def run_app(app: Callable[[], object]) -> None:
@@ -88,8 +122,24 @@ def run_app(app: Callable[[], object]) -> None:
         _fail(f"out of memory; use a smaller --batch or --size ({ResourceError.__name__})", ResourceError.exit_code)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # typer has already swallowed the KeyboardInterrupt
-            _fail("interrupted; no file is half-written, and a training run goes on with --resume", INTERRUPTED)
+            sys.stderr.write(f"error: interrupted; no file is half-written{to_go_on(sys.argv)}\n")
         raise
+
+
+def to_go_on(arguments: Sequence[str]) -> str:
+    """What to type after Ctrl-C, quoted for the shell: a training goes on, other commands are simply repeated.
+
+    Args:
+        arguments: of the process, its program first.
+    """
+    program, verb = arguments[0], arguments[1] if len(arguments) > 1 else ""
+    if verb not in _GO_ON:
+        return ""
+    if "WORLD_SIZE" in os.environ:  # a launcher's words are not among ours
+        return f"; go on with the same command{' and ' * bool(_GO_ON[verb])}{_GO_ON[verb]}"
+    begins = ["python", "-m", "prostate_mim"] if Path(program).name == "__main__.py" else ["prostate-mim"]
+    more = [_GO_ON[verb]] if _GO_ON[verb] and _GO_ON[verb] not in arguments else []
+    return f"; go on with: {shlex.join([*begins, *arguments[1:], *more])}"
 
 
 def _warn(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from prostate_mim.deploy.export import Size, export_onnx
+from prostate_mim.deploy.export import Progress, Size, export_onnx
 from prostate_mim.deploy.samples import smooth
 from prostate_mim.errors import IntegrityError, UsageError
 from prostate_mim.hub import Studies, open_release, write_release
@@ -253,15 +253,16 @@ class PreMIM(nn.Module):
         return weights_digest(self.encoder, self.load_report)
 
     def export_onnx(
-        self, path: str | Path, *, half: bool = False, static_zyx: Size | None = None, full_graph: bool = False
-    ) -> Path:
+        self, path: str | Path, *, half: bool = False, static_zyx: Size | None = None, full_graph: bool = False,
+        progress: Progress | None = None,
+    ) -> Path:  # fmt: skip
         """Write a verified, self-contained ONNX file; see ``prostate_mim.deploy.export.export_onnx``."""
         if self.encoder.in_channels != len(self.spec.channels):
             raise UsageError(
                 f"{self.name} takes {self.encoder.in_channels} channels, and its spec can prepare "
                 f"{len(self.spec.channels)}; an exported file must hold its whole preprocessing"
             )
-        return export_onnx(self, path, half=half, static_zyx=static_zyx, full_graph=full_graph)
+        return export_onnx(self, path, half=half, static_zyx=static_zyx, full_graph=full_graph, progress=progress)
 
 
 def _in_chans(details: Mapping[str, Any], spec: InputSpec) -> int:

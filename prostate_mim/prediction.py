@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ from prostate_mim.volume import Volume
 
 @dataclass(frozen=True)
 class StudyPrediction:
-    """A prediction and which manifest row it belongs to."""
+    """A prediction and which manifest row it belongs to; of a study without a row, both names are empty."""
 
     study_id: str
     lesion_id: str
@@ -33,30 +34,25 @@ class StudyPrediction:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """What is off with the study's image, one short line each; empty if nothing is."""
+        """What to know of the study, one short line each; empty if nothing is."""
         return self.prediction.flags
 
-    def to_dict(self) -> dict[str, str | float | list[str]]:
-        """The columns that ``predict --json`` prints."""
-        made = self.prediction
-        return {
-            "study_id": self.study_id,
-            "lesion_id": self.lesion_id,
-            "probability": made.probability,
-            "model": made.model,
-            "revision": made.revision,
-            "spec": made.spec,
-            "device": made.device,
-            "flags": list(made.flags),
-        }
+    def to_dict(self) -> dict[str, Any]:
+        """What ``predict --json`` prints: ``study_id`` and ``lesion_id``, and what the deployment kit says of a study.
+
+        Both names are None where there is no row, and a row need not name its lesion.
+        """
+        made = dataclasses.asdict(self.prediction)
+        made |= {"flags": list(made["flags"]), "position_mm_lps": list(made["position_mm_lps"] or ()) or None}
+        return {"study_id": self.study_id or None, "lesion_id": self.lesion_id or None} | made
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """One vector per manifest row.
+    """One vector per manifest row, or that of one study.
 
     Attributes:
-        study_id, lesion_id: (N,) unicode; an empty lesion_id where the row names none.
+        study_id, lesion_id: (N,) unicode; an empty lesion_id where the row names none, both empty of one study.
         embedding: (N, C) float32.
     """
 
@@ -90,7 +86,7 @@ def predict_volume(
         guard: as ``load_guard`` makes it.
         masks: those among the model's channels, by name; others are not looked at.
         is_crop: the volume is a piece around a lesion.
-        strict: refuse a volume that has flags.
+        strict: refuse a volume whose image has flags; that no position was given is no matter of the image.
 
     Raises:
         VolumeError: the position lies outside; a mask is missing; or, if strict, something is off with the image.
@@ -98,14 +94,16 @@ def predict_volume(
     report = guard(volume, is_crop)
     if strict:
         refuse_flagged(report, volume.source)
-    return dataclasses.replace(model.predict(volume, position_mm_lps, masks), flags=report.flags)
+    made = model.predict(volume, position_mm_lps, masks)
+    return dataclasses.replace(made, flags=(*report.flags, *(() if is_crop else made.flags)))
 
 
 def predict_study(model: LesionClassifier, study: Study, guard: Guard, *, strict: bool = False) -> Prediction:
     """``predict_volume`` of an opened manifest row: around its centre, with the masks it names."""
+    place = study.centre_mm_lps if study.has_place else None
     return predict_volume(
-        model, study.volume, study.centre_mm_lps, guard, masks=study.masks, is_crop=study.row.is_crop, strict=strict
-    )
+        model, study.volume, place, guard, masks=study.masks, is_crop=study.row.is_crop, strict=strict
+    )  # fmt: skip
 
 
 def embed_study(encoder: PreMIM, study: Study) -> npt.NDArray[np.float32]:
@@ -148,6 +146,24 @@ def embed_manifest(encoder: PreMIM, manifest: str | Path, *, level: str = "lesio
         vectors.append(embed_study(encoder, study))
     names = np.asarray(rows, dtype=np.str_)
     return Embeddings(names[:, 0], names[:, 1], np.stack(vectors))
+
+
+def embed_volume(
+    encoder: PreMIM, volume: Volume, position_mm_lps: Point | None, masks: Mapping[str, Volume] | None = None
+) -> Embeddings:
+    """The vector of one study that is in no manifest, as a table of one row without names.
+
+    Args:
+        encoder: what embeds.
+        volume: as ``read_volume`` returns it.
+        position_mm_lps: (x, y, z); the image centre if None.
+        masks: those among the encoder's channels, by name.
+
+    Raises:
+        VolumeError: the position lies outside, or a mask is missing.
+    """
+    nameless = np.asarray([""], dtype=np.str_)
+    return Embeddings(nameless, nameless, encoder.embed(volume, position_mm_lps, masks)[None])
 
 
 def _studies(manifest: str | Path, label: str, level: str) -> Iterator[Study]:

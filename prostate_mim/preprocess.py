@@ -128,12 +128,7 @@ def resample(
         size_zyx: voxels of the crop; the spec's if None.
     """
     centre = volume.centre_mm_lps if centre_mm_lps is None else np.asarray(centre_mm_lps, float)
-    if not volume.contains(centre):
-        index = ", ".join(f"{v:.1f}" for v in volume.geometry.position_to_index(centre))
-        raise VolumeError(
-            f"{volume.source}: centre ({_text(centre)}) mm LPS is outside the volume (voxel {index} of "
-            f"{volume.shape_zyx}); check that the position is of this series, in LPS"
-        )
+    check_inside(volume, centre)
     size = np.asarray(spec.size_zyx if size_zyx is None else size_zyx)
     scale = np.asarray(spec.spacing_mm_zyx) / np.asarray(volume.geometry.spacing_mm_zyx)
     scale = np.where(np.abs(scale - 1) < 1e-4, 1.0, scale)
@@ -146,6 +141,22 @@ def resample(
     voxels, inside = _cut(volume, start, scale, size)
     place = volume.geometry.regrid(start, spec.spacing_mm_zyx)
     return Crop(np.repeat(voxels, depth, 0), np.repeat(inside, depth, 0), geometry, place)
+
+
+def check_inside(volume: Volume, position_mm_lps: npt.ArrayLike) -> None:
+    """Refuse a place (x, y, z in mm, LPS) that is not in the volume, and say where the volume is.
+
+    Raises:
+        VolumeError: it lies outside.
+    """
+    place = np.asarray(position_mm_lps, float)
+    if volume.contains(place):
+        return
+    voxel, size = _text(volume.geometry.position_to_index(place)), " ".join(map(str, volume.shape_zyx))
+    raise VolumeError(
+        f"{volume.source}: position {_text(place)} mm LPS is outside the volume (voxel z y x {voxel} of {size}); "
+        f"its centre is {_text(volume.centre_mm_lps)}; from a viewer in RAS negate x and y"
+    )
 
 
 def _cut(
@@ -271,4 +282,4 @@ def _inside(
 
 
 def _text(values: npt.NDArray[np.float64]) -> str:
-    return ", ".join(f"{v:.1f}" for v in values)
+    return " ".join(f"{v:.1f}" for v in values)

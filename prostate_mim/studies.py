@@ -48,6 +48,11 @@ class Study:
     masks: Mapping[str, Volume] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    @property
+    def has_place(self) -> bool:
+        """Whether the row says where to look, by a lesion or a gland mask; else the centre is the image's."""
+        return self.row.gland_mask is not None or (self.row.level == "lesion" and self.row.has_lesion)
+
     def read_mask(self, name: str) -> Volume | None:
         """One of the row's masks; None where the row has none. A position is no mask.
 
@@ -154,13 +159,13 @@ def read_masks(
 
 
 def without_hash(manifest: Manifest) -> str:
-    """A note for the log of a run, empty where every row has a ``sha256``: what it would have shown stays unseen."""
-    rows = sum(row.sha256 is None for row in manifest.rows)
+    """A note on what a ``sha256`` would show; empty where every row has one, or is a folder, which cannot have one."""
+    rows = sum(row.sha256 is None and not row.t2w.is_dir() for row in manifest.rows)
     if not rows:
         return ""
     return (
-        f"{rows} of {len(manifest.rows)} rows have no sha256: a changed bit in an uncompressed volume goes unseen; "
-        "add the column to the manifest"
+        f"{rows} of {len(manifest.rows)} rows have no sha256. The column is optional: with it, a changed bit in an "
+        "uncompressed file is found too. How to add it: docs/data.md, What is refused, and what cannot be seen"
     )
 
 

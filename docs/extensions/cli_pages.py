@@ -47,8 +47,10 @@ class Page:
 
     def below(self) -> list[Page]:
         """Commands of a group, in the order of ``--help``."""
-        found = getattr(self.command, "commands", {})
-        return [Page(one, (*self.words, name), self.context) for name, one in found.items() if not one.hidden]
+        if not hasattr(self.command, "list_commands"):
+            return []
+        found = ((name, self.command.commands[name]) for name in self.command.list_commands(self.context))
+        return [Page(one, (*self.words, name), self.context) for name, one in found if not one.hidden]
 
     def everything(self) -> Iterator[Page]:
         """This and all below."""

@@ -1,7 +1,7 @@
 """The table of disk, memory and hours in picai.md: formulas over figures that this repository has measured.
 
     python docs/recipes/estimate.py                        print the table
-    python docs/recipes/estimate.py --run runs/try         with the crops a second of a run on your own GPU
+    python docs/recipes/estimate.py --run runs/try         with the crops a second of a short run of yours
     python docs/recipes/estimate.py --write                put the table into picai.md
 
 What has not been measured is called so; nothing is guessed.
@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prostate_mim.config import read_config
+from prostate_mim.console import run_app
+from prostate_mim.engine.records import read_record
+from prostate_mim.errors import UsageError
 from prostate_mim.files import write_text
 from prostate_mim.pretraining import PretrainConfig
 
@@ -67,14 +70,30 @@ FIGURES = (STORE_MB, WEIGHTS, STEP_S, PEAK_MB, READ_S, GUARD_S, OUTLIER_S)
 Row = tuple[str, str, str]
 
 
-def rows(config: PretrainConfig, crops_a_second: float | None = None) -> list[Row]:
+@dataclass(frozen=True)
+class Tried:
+    """A short run of the pretraining, on the machine that is meant.
+
+    Attributes:
+        crops_a_second: median over its steps.
+        batch, precision: its own; others may be faster or slower a crop.
+        cores: that it could use, where it trained on CPUs; None on a GPU.
+    """
+
+    crops_a_second: float
+    batch: int
+    precision: str
+    cores: int | None
+
+
+def rows(config: PretrainConfig, tried: Tried | None = None) -> list[Row]:
     """(what, estimate, formula) of each line.
 
     Args:
         config: of the pretraining.
-        crops_a_second: of that pretraining on a GPU, if somebody has measured it.
+        tried: a run of it, if there is one; its hours take the place of those of the same kind of machine.
     """
-    return [*_disk(config), *_memory(config), *_hours(config, crops_a_second)]
+    return [*_disk(config), *_memory(config), *_hours(config, tried)]
 
 
 def _disk(config: PretrainConfig) -> list[Row]:
@@ -112,7 +131,7 @@ def _memory(config: PretrainConfig) -> list[Row]:
     ]  # fmt: skip
 
 
-def _hours(config: PretrainConfig, crops_a_second: float | None) -> list[Row]:
+def _hours(config: PretrainConfig, tried: Tried | None) -> list[Row]:
     check = STUDIES * (READ_S.value + GUARD_S.value + OUTLIER_S.value) / 3600
     crops = config.loop.steps * config.loop.batch
     tuned = STUDIES * (FOLDS - 1) * EPOCHS
@@ -120,33 +139,44 @@ def _hours(config: PretrainConfig, crops_a_second: float | None) -> list[Row]:
     seconds = STEP_S.value / STEP_CROPS
     seen = f"{config.loop.steps:,} steps x {config.loop.batch} crops"
     fitted = f"{FOLDS} models x {STUDIES * (FOLDS - 1) // FOLDS:,} studies x {EPOCHS} epochs"
-    on_cpu = f"{seconds * DENSE.value * larger:.2f} s, a dense step of pretraining by voxels ({STEP_S.page})"
+    each = f"{seconds * DENSE.value * larger:.2f} s, a dense step of pretraining by voxels ({STEP_S.page})"
     return [
         ("hours: `data import`, `data prepare`", NOT_MEASURED, "each reads every image and mask once"),
         (
             "hours: `data check`, one CPU core", f"{check:.1f}",
             f"{STUDIES:,} x ({READ_S.value} + {GUARD_S.value} + {OUTLIER_S.value}) s ({READ_S.page})",
         ),
-        ("hours: `pretrain`, 1 GPU", *_on_gpu(seen, crops, crops_a_second)),
-        (
-            "hours: `pretrain`, 2 CPU cores, no GPU", f"{crops * seconds / 3600:.0f}",
-            f"{seen} x {seconds:.3f} s, float32 ({STEP_S.page})",
-        ),
+        ("hours: `pretrain`, 1 GPU", *_on_gpu(seen, crops, tried)),
+        _on_cpu(seen, crops, tried),
         ("hours: `finetune`, 1 GPU", *_on_gpu(f"{fitted}, of {larger:.1f} times as many voxels", tuned, None)),
         (
             "hours: `finetune`, 2 CPU cores, no GPU", f"{tuned * seconds * DENSE.value * larger / 3600:.0f}",
-            f"{fitted} x {on_cpu}",
+            f"{fitted} x {each}",
         ),
         ("hours: picai_eval, ONNX", NOT_MEASURED, ""),
     ]  # fmt: skip
 
 
-def _on_gpu(what: str, crops: int, crops_a_second: float | None) -> tuple[str, str]:
-    if crops_a_second is not None:
-        return f"{crops / crops_a_second / 3600:.1f}", f"{what} at {crops_a_second:.0f} crops a second, your run"
+def _on_gpu(what: str, crops: int, tried: Tried | None) -> tuple[str, str]:
+    if tried is not None and tried.cores is None:
+        return _by_run(what, crops, tried)
     slow, fast = 100, 500
     assumed = ", ".join(f"{crops / rate / 3600:.1f} at {rate}" for rate in (slow, fast))
     return NOT_MEASURED, f"{what} = {crops:,} crops; arithmetic alone: {assumed} crops a second"
+
+
+def _on_cpu(what: str, crops: int, tried: Tried | None) -> Row:
+    if tried is not None and tried.cores is not None:
+        return f"hours: `pretrain`, {tried.cores} CPU cores, no GPU", *_by_run(what, crops, tried)
+    seconds = STEP_S.value / STEP_CROPS
+    formula = f"{what} x {seconds:.3f} s, float32 ({STEP_S.page})"
+    return "hours: `pretrain`, 2 CPU cores, no GPU", f"{crops * seconds / 3600:.0f}", formula
+
+
+def _by_run(what: str, crops: int, tried: Tried) -> tuple[str, str]:
+    rate = f"{float(f'{tried.crops_a_second:.2g}'):,g}"
+    hours = f"{crops / tried.crops_a_second / 3600:.1f}"
+    return hours, f"{what} at {rate} crops a second, your run of {tried.batch} crops a step, {tried.precision}"
 
 
 def _times(zyx: tuple[int, ...]) -> str:
@@ -159,20 +189,57 @@ def table(found: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def speed_of(run: Path) -> float:
-    """Median crops a second of a pretraining's steps, its first ten left out."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    rates = [line["studies_per_second"] for line in lines if "studies_per_second" in line]
-    return statistics.median(rates[10:] or rates)
+def read_tried(run: Path, config: PretrainConfig) -> Tried:
+    """What a run says of its speed; its first ten steps are left out.
+
+    Args:
+        run: folder of a pretraining, finished or not.
+        config: of the pretraining that is estimated; steps and batch may differ, what decides a crop's cost may not.
+
+    Raises:
+        NotFoundError: no run is there.
+        UsageError: it is of another network, crop or method, on several processes, or has no step.
+    """
+    own, record = read_config(run / "config.toml", PretrainConfig), read_record(run)
+    costs = {"architecture": "architecture", "spec.size_zyx": "crop", "method": "method", "masks_per_crop": "masks"}
+    for key, name in costs.items():
+        found, wanted = (_at(each, key) for each in (own, config))
+        if found != wanted:
+            raise UsageError(
+                f"{run}: its {name} is {found}, that of the estimate {wanted}, so its speed says nothing here; make a "
+                "run with --config picai.toml, and no option but --steps, --batch, --device, --precision and --out"
+            )
+    rates = _rates(run / "metrics.jsonl")
+    if record is None or not rates or record["ranks"] != 1:
+        raise UsageError(f"{run}: no step, or not of one process; make a run of --steps 100 on one device")
+    on_gpu = own.loop.device != "cpu" and bool(record["hardware"]["gpus"])
+    cores = None if on_gpu else int(record["hardware"]["cores"])
+    return Tried(statistics.median(rates[10:] or rates), own.loop.batch, own.loop.precision, cores)
+
+
+def _rates(path: Path) -> list[float]:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    read = [json.loads(line) for line in lines if line.endswith("}")]  # the last may still be being written
+    return [line["studies_per_second"] for line in read if "studies_per_second" in line]
+
+
+def _at(config: PretrainConfig, key: str) -> object:
+    found: object = config
+    for name in key.split("."):
+        found = getattr(found, name)
+    return found
 
 
 def main() -> None:
     """Print the table, or write it into the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, help="a pretraining of picai.toml on the GPU that is meant")
+    parser.add_argument("--run", type=Path, help="a short pretraining of picai.toml on the machine that is meant")
     parser.add_argument("--write", action="store_true", help="put the table into picai.md")
     given = parser.parse_args()
-    made = table(rows(read_config(HERE / "picai.toml", PretrainConfig), speed_of(given.run) if given.run else None))
+    if given.run and given.write:
+        raise UsageError("--run and --write together: the page has no figures of one machine; give one of them")
+    config = read_config(HERE / "picai.toml", PretrainConfig)
+    made = table(rows(config, read_tried(given.run, config) if given.run else None))
     if given.write:
         text = PAGE.read_text(encoding="utf-8")
         before, rest = text.split(MARKS[0])
@@ -182,4 +249,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_app(main)

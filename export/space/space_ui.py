@@ -117,7 +117,8 @@ def figures(details: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = made.get("auroc_pooled") if isinstance(made, Mapping) else None
     if not isinstance(found, Mapping) or not isinstance(found.get("value"), float):
         return []
-    interval = f" [{found['low']:.2f}, {found['high']:.2f}]" if isinstance(found.get("low"), float) else ""
+    shown = isinstance(found.get("low"), float) and found["low"] < found["high"]  # no width: too few patients
+    interval = f" [{found['low']:.2f}, {found['high']:.2f}]" if shown else ""
     rows = f"{found.get('lesions')} lesions of {found.get('patients')} patients"
     return [("AUROC", f"{found['value']:.2f}{interval}, out of fold, {rows}")]
 

@@ -15,7 +15,7 @@ import torch
 from prostate_mim.bench.engines import EAGER, ENGINES, FULL, HALF, RELEASE, Engine, FloatArray, Network
 from prostate_mim.bench.memory import peak_memory_mb
 from prostate_mim.bench.record import Bench, Measured, Whole
-from prostate_mim.bench.rounds import median_and_p90, timed
+from prostate_mim.bench.rounds import Steps, median_and_p90, timed
 from prostate_mim.classifier import LesionClassifier
 from prostate_mim.deploy.export import Size, export_onnx
 from prostate_mim.deploy.runtime import RuntimeOptions
@@ -27,7 +27,7 @@ from prostate_mim.errors import BackendError, ResourceError, UsageError, Verific
 from prostate_mim.phantom import make_study
 from prostate_mim.volume import read_volume, write_volume
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int, str], None]
 ACCURATE = 1e-3  # logits: what may differ by more is not offered as the winner, however fast
 _SEED = 20221229
 
@@ -53,7 +53,7 @@ def run_bench(
         threads: of the CPU; all of its cores if 0.
         rounds: turns of each engine.
         memory: also measure peak memory, each engine in a process of its own.
-        progress: told (done, all) turns.
+        progress: told (steps done, steps in all, what is done now).
 
     Raises:
         UsageError: a size that is no multiple of the stride, or counts below 1.
@@ -65,23 +65,28 @@ def run_bench(
     spec = classifier.spec if size_zyx is None else classifier.spec.with_size(size_zyx)
     check_size(spec, classifier.encoder.encoder.total_stride_zyx)
     voxels = np.concatenate([phantom_inputs(spec)] * (batch // 12 + 1))[:batch]
-    before = torch.get_num_threads()
+    before, steps = torch.get_num_threads(), Steps(2 + len(ENGINES) * (1 + rounds + memory), progress)
     try:
         with tempfile.TemporaryDirectory(prefix="prostate-mim-bench-") as name:
             folder = Path(name)
+            steps.begin("exporting")
             gpu = _write(classifier, folder)
-            networks, notes = _open(folder, used, voxels, gpu)
-            seconds = timed({key: _call(run, voxels) for key, run in networks.items()}, rounds, progress)
+            networks, notes = _open(folder, used, voxels, gpu, steps)
+            steps.leave_out(len(notes) * (rounds + memory))
+            calls = {key: _call(run, voxels) for key, run in networks.items()}
+            seconds = timed(calls, rounds, lambda name: steps.begin(f"timing {name}"))
             expected = networks[EAGER](voxels)
             differences = {key: float(np.abs(run(voxels) - expected).max()) for key, run in networks.items()}
-            peaks = {
-                one.name: peak_memory_mb(one.name, folder / one.file, one.device, used, voxels.shape)
-                for one in ENGINES
-                if memory and one.name in networks
-            }
+            peaks = {}
+            for one in ENGINES if memory else ():
+                if one.name in networks:
+                    steps.begin(f"memory of {one.name}")
+                    peaks[one.name] = peak_memory_mb(one.name, folder / one.file, one.device, used, voxels.shape)
             rows = tuple(_row(engine, seconds, differences, peaks, notes) for engine in ENGINES)
             winner = _winner(rows)
+            steps.begin(f"a whole study, {winner}")
             whole = _whole(folder, winner, classifier, used, rounds)
+            steps.end()
     finally:
         torch.set_num_threads(before)
     return Bench(
@@ -112,10 +117,13 @@ def _write(classifier: LesionClassifier, folder: Path) -> bool:
     return True
 
 
-def _open(folder: Path, threads: int, voxels: FloatArray, gpu: bool) -> tuple[dict[str, Network], dict[str, str]]:
+def _open(
+    folder: Path, threads: int, voxels: FloatArray, gpu: bool, steps: Steps
+) -> tuple[dict[str, Network], dict[str, str]]:
     """Every engine that is here, warm; and why the others are not."""
     networks, notes = {}, {}
     for engine in ENGINES:
+        steps.begin(f"opening {engine.name}")
         try:
             if engine.gpu and not gpu:
                 raise BackendError("no GPU here")

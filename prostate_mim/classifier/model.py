@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from prostate_mim.classifier.attentive import AttentivePool
 from prostate_mim.classifier.heads import Head, pooled_logit
 from prostate_mim.classifier.parts import LAYOUT_SECTION, Layout, Parts, read_layout
-from prostate_mim.deploy.export import Size, export_onnx
-from prostate_mim.deploy.prediction import Prediction
+from prostate_mim.deploy.export import Progress, Size, export_onnx
+from prostate_mim.deploy.prediction import Prediction, looked_at, place_flags
 from prostate_mim.encoder import PreMIM, check_size, golden_input
 from prostate_mim.errors import UsageError
 from prostate_mim.hub import open_release, write_release
@@ -243,17 +243,22 @@ class LesionClassifier(nn.Module):
         device = self.head.mean.device
         batch = self.prepare(volume, position_mm_lps, masks).to(device)
         logit = flipped(self, batch) if flips else self(batch)
-        return Prediction(float(torch.sigmoid(logit)[0]), self.name, self.revision, self.spec.fingerprint, device.type)
+        return Prediction(
+            float(torch.sigmoid(logit)[0]), self.name, self.revision, self.spec.fingerprint, device.type,
+            place_flags(volume, position_mm_lps, self.layout.whole_study), "the model lies there",
+            looked_at(volume, position_mm_lps),
+        )  # fmt: skip
 
     def weights_sha256(self) -> str:
         """SHA-256 of the ``model.safetensors`` that these weights are, or would be saved as in float32."""
         return weights_digest(Parts(self, self._complete), self.load_report)
 
     def export_onnx(
-        self, path: str | Path, *, half: bool = False, static_zyx: Size | None = None, full_graph: bool = False
-    ) -> Path:
+        self, path: str | Path, *, half: bool = False, static_zyx: Size | None = None, full_graph: bool = False,
+        progress: Progress | None = None,
+    ) -> Path:  # fmt: skip
         """Write a verified, self-contained ONNX file; see ``prostate_mim.deploy.export.export_onnx``."""
-        return export_onnx(self, path, half=half, static_zyx=static_zyx, full_graph=full_graph)
+        return export_onnx(self, path, half=half, static_zyx=static_zyx, full_graph=full_graph, progress=progress)
 
 
 def flipped(model: nn.Module, batch: Tensor) -> Tensor:

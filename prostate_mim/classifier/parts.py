@@ -47,6 +47,11 @@ class Layout:
         if type(self.members) is not int or not 1 <= self.members <= _MOST_MEMBERS:
             raise UsageError(f"members is {self.members!r}; expected a whole number from 1 to {_MOST_MEMBERS}")
 
+    @property
+    def whole_study(self) -> bool:
+        """The middle of the crop counts no more than the rest of it."""
+        return self.pooling == "mean"
+
     def to_dict(self) -> dict[str, Any]:
         """The section of ``config.json``."""
         return dataclasses.asdict(self)

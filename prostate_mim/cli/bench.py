@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from prostate_mim.cli import options
-from prostate_mim.console import bar, show, whole_numbers
+from prostate_mim.console import show, whole_numbers
 
 
 def bench(
@@ -24,6 +24,7 @@ def bench(
 ) -> None:
     """Time a model on every engine of this machine, and pick the fastest that gives torch's numbers."""
     from prostate_mim.bench.run import run_bench
+    from prostate_mim.engine.tracker import progress_bar
     from prostate_mim.files import make_folder, write_text
     from prostate_mim.loading import load_model
 
@@ -31,10 +32,11 @@ def bench(
         make_folder(out.parent)
     asked = whole_numbers(size, "--size") if size else None
     loaded = load_model(model)
-    with bar("measuring") as advance:
+    with progress_bar() as bar:
+        task = bar.add_task("measuring", total=None)
         found = run_bench(
             loaded, batch=batch, size_zyx=asked, threads=threads, rounds=rounds, memory=memory,
-            progress=advance,
+            progress=lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
         )  # fmt: skip
     if out is not None:
         write_text(out, json.dumps(found.to_dict(), indent=2) + "\n")

@@ -57,7 +57,7 @@ def _tell(report: CheckReport) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(soft_wrap=False)
+    console = Console()
     lines = report.lines()
     if lines:
         table = Table("row", "check", "value", "allowed", "what", show_edge=False)
@@ -65,6 +65,6 @@ def _tell(report: CheckReport) -> None:
             table.add_row(*(text.replace("[", r"\[") for text in (number, check, value, allowed, message)))
         console.print(table)
     for note in report.to_dict()["notes"]:
-        console.print(f"note: {note}", markup=False, highlight=False)
+        typer.echo(f"note: {note}")
     state = "nothing flagged" if report.ok and not lines else f"{report.flagged_rows} flagged"
-    console.print(f"{len(report.rows)} rows checked, {state}, {len(report.leaks)} overlaps", highlight=False)
+    typer.echo(f"{len(report.rows)} rows checked, {state}, {len(report.leaks)} overlaps")

@@ -1,4 +1,4 @@
-"""Commands that make or prepare studies: phantom, data prepare."""
+"""Commands that make or prepare studies: phantom, and the group data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prostate_mim.console import bar, numbers, plain, show, whole_numbers
 if TYPE_CHECKING:
     from prostate_mim.pretraining import PretrainConfig
 
-app = typer.Typer(help="Prepare studies for training.", no_args_is_help=True)
+app = typer.Typer(help="Your own or public studies: import, check, look at, split, prepare.", no_args_is_help=True)
 
 
 def phantom(
@@ -22,15 +22,15 @@ def phantom(
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Write synthetic T2w studies with gland, zone and lesion masks and a manifest. No download, no patient."""
+    """Write synthetic T2w studies with masks, a manifest of their lesions and one of the studies. No download."""
     from prostate_mim.phantom import write_cohort
 
     with bar("phantoms") as advance:
         manifest = write_cohort(out, studies, seed, progress=advance)
-    show({"manifest": str(manifest), "studies": studies, "seed": seed}, as_json)
+    made = {"manifest": str(manifest), "studies_manifest": str(manifest.with_name("studies.csv"))}
+    show({**made, "studies": studies, "seed": seed}, as_json)
 
 
-@app.command()
 def prepare(
     manifest: Annotated[Path, typer.Argument(help="CSV of studies.")],
     out: Annotated[Path, typer.Option("--out", help="Store: folder of prepared studies; may exist already.")],
@@ -43,10 +43,10 @@ def prepare(
     ] = None,
     size: Annotated[
         str | None,
-        typer.Option(help="Stored region, voxels, 'z y x'; crops are drawn from it.", show_default="24 256 256"),
+        options.option(help="Stored region, voxels, 'z y x'; crops are drawn from it.", default="24 256 256"),
     ] = None,
     spacing: Annotated[
-        str | None, typer.Option(help="Of the stored region, mm, 'z y x'.", show_default="3.0 0.5 0.5")
+        str | None, options.option(help="Of the stored region, mm, 'z y x'.", default="3.0 0.5 0.5")
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes.")] = 0,
     skip_bad: options.SkipBad = False,
@@ -78,11 +78,13 @@ def _pretraining(config: Path | None) -> PretrainConfig | None:
 
 @app.callback()
 def _data() -> None:
-    """Prepare studies for training."""
+    """Your own or public studies: import, check, look at, split, prepare."""
 
 
-app.command("check")(checking.check)
+# In the order of --help.
 app.command("import")(importing.import_)
 app.command("sets")(importing.sets)
+app.command("check")(checking.check)
 app.command("sheet")(looking.sheet)
 app.command("split")(splitting.split)
+app.command("prepare")(prepare)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prostate_mim.cli import options
+from prostate_mim.cli.arguments import find_classifier, read_place, read_spacing
 from prostate_mim.console import numbers, show
 from prostate_mim.errors import UsageError
 
@@ -23,51 +24,45 @@ _BARE = (".npy", ".npy.gz", ".npz")
 
 def explain(
     study: options.StudyFile = None,
-    model: Annotated[
-        str, typer.Option("--model", help="A fine-tuned classifier: release or run folder, or hub name.")
-    ] = "",
+    model: options.Classifier = "",
     out: Annotated[Path | None, typer.Option("--out", help="The map to write: .nii.gz, .nii or .mha.")] = None,
     manifest: options.Rows = None,
-    row: Annotated[int | None, typer.Option(help="Which row of --manifest; the first, 1, if left out.")] = None,
-    position: Annotated[str, typer.Option(help="Lesion, mm, LPS, 'x y z'; the image centre if empty.")] = "",
+    row: Annotated[int | None, options.option(help="Which row of --manifest.", default="1, the first")] = None,
+    position: options.Position = "",
     spacing: options.Spacing = "",
     mask: Annotated[
         list[str] | None, typer.Option(help="name=file: a mask for the model's channels and the page; repeatable.")
     ] = None,
     method: Annotated[str, typer.Option(help="gradcam, hirescam (cell by cell) or occlusion (slow).")] = "gradcam",
     stage: Annotated[
-        int | None, typer.Option(help="Of gradcam, hirescam: -1 the coarsest, -2 finer, ...", show_default="-1")
+        int | None, options.option(help="Of gradcam, hirescam: -1 the coarsest, -2 finer, and so on.", default="-1")
     ] = None,
     box_mm: Annotated[
-        str, typer.Option("--box-mm", help="Of occlusion: the covering box, mm, 'z y x'.", show_default="12 12 12")
+        str, options.option("--box-mm", help="Of occlusion: the covering box, mm, 'z y x'.", default="12 12 12")
     ] = "",
     html: Annotated[Path | None, typer.Option(help="Also a page with the map over the image (.html).")] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse an image that does not look like axial T2w of a prostate.")
-    ] = False,
+    strict: options.Strict = False,
     check: Annotated[
         bool, typer.Option("--check", help="Also shuffle the weights, step by step: does the map change?")
     ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Show what in the crop raises the model's score: a map on the study's grid, 0 to 1."""
+    find_classifier(model)
+    settings, place, apart = _settings(method, stage, box_mm), read_place(position), read_spacing(spacing)
     from prostate_mim.looking import check_html, open_looked
 
-    if not model:
-        raise UsageError(
-            "--model is missing; name a classifier made by 'prostate-mim finetune' (its run folder will do)"
-        )
     target = _check_out(out, study)
     if html is not None:
         check_html(html)
-    settings = _settings(method, stage, box_mm)
     looked = open_looked(
-        study=study, masks=mask or (), manifest=manifest, row=row,
-        position_mm_lps=numbers(position, "--position") if position else None,
-        spacing_mm_zyx=numbers(spacing, "--spacing") if spacing else None,
+        study=study, masks=mask or (), manifest=manifest, row=row, position_mm_lps=place, spacing_mm_zyx=apart
     )  # fmt: skip
     flags = _warn(looked, strict)
-    values = _explain(model, looked, settings, target, html, check, _file_of(study, manifest, row)) | {"flags": flags}
+    values = _explain(model, looked, settings, target, html, check, _file_of(study, manifest, row))
+    for flag in values["flags"]:
+        typer.echo(f"warning: {flag}", err=True)
+    values["flags"] = flags + values["flags"]
     if as_json:
         show(values, True)
     else:
@@ -143,7 +138,7 @@ def _explain(
         made = explain_volume(classifier, looked.volume, place, masks=looked.masks, **settings)
         checked = _check(classifier, looked, place, settings) if check else {}
     write_saliency(made, out, like)
-    values = made.to_dict() | checked | {"out": str(out)}
+    values = made.to_dict() | checked | {"out": str(out), "flags": list(made.prediction.flags)}
     if html is not None:
         focus = made.hottest_mm_lps or made.centre_mm_lps
         shown = replace(looked, heat=Heat(made.volume, _words(made)), focus_mm_lps=focus)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prostate_mim.cli import options
-from prostate_mim.console import show, whole_numbers
+from prostate_mim.console import bar, show, whole_numbers
 from prostate_mim.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,11 +54,14 @@ def export(
     size = whole_numbers(static, "--static") if static else None
     loaded = _part(load_model(model), encoder, classifier)
     if option == "--onnx":
-        path = loaded.export_onnx(out or Path(f"{loaded.name}.onnx"), half=fp16, static_zyx=size, full_graph=full_graph)
+        place = out or Path(f"{loaded.name}.onnx")
+        with bar("exporting") as advance:
+            path = loaded.export_onnx(place, half=fp16, static_zyx=size, full_graph=full_graph, progress=advance)
     elif option == "--triton":
         from prostate_mim.deploy.triton import write_triton
 
-        path = write_triton(loaded, str(triton), half=fp16, static_zyx=size)
+        with bar("exporting") as advance:
+            path = write_triton(loaded, str(triton), half=fp16, static_zyx=size, progress=advance)
     else:
         path = _for_others(loaded, option, Path(str(places[option])))
     show({option.removeprefix("--"): str(path), "model": loaded.name, "revision": loaded.revision}, as_json)

@@ -54,12 +54,17 @@ def _lines(summary: ImportSummary) -> list[str]:
     lines = [
         f"{summary.manifest}: {_count(summary.studies, 'study', 'studies')} of "
         f"{_count(summary.patients, 'patient', 'patients')}, {_count(summary.lesions, 'lesion', 'lesions')}",
-        f"labels: {summary.positives} positive, {summary.negatives} negative"
-        + (f", {unlabelled} lesions without" if unlabelled > 0 else ""),
     ]
+    if summary.positives + summary.negatives:
+        without = f", {unlabelled} lesions without" if unlabelled > 0 else ""
+        lines.append(f"labels: {summary.positives} positive, {summary.negatives} negative{without}")
+    else:
+        lines.append("labels: none")
     if summary.label_source:
         lines.append(f"label source: {summary.label_source}")
-    if summary.skipped_list:
+    if summary.skipped_list is None:
+        lines.append("left out: none")
+    else:
         lines.append(f"left out: {sum(summary.skipped.values())} (which: {summary.skipped_list})")
         lines += [f"  {count}  {reason}" for reason, count in summary.skipped.items()]
     lines += [f"note: {note}" for note in summary.notes]

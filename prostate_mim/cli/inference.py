@@ -3,44 +3,42 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from prostate_mim.cli import options
-from prostate_mim.console import numbers, plain, show
+from prostate_mim.cli.arguments import find_classifier, model_named, one_source, read_place, read_spacing
+from prostate_mim.console import plain, show
 from prostate_mim.errors import UsageError, VolumeError
 
 if TYPE_CHECKING:
+    from prostate_mim.manifest import Point
     from prostate_mim.prediction import StudyPrediction
+    from prostate_mim.volume import Volume
 
 
 def predict(
     study: options.StudyFile = None,
-    model: Annotated[
-        str, typer.Option("--model", help="A fine-tuned classifier: release or run folder, or hub name.")
-    ] = "",
+    model: options.Classifier = "",
     manifest: options.Rows = None,
-    position: Annotated[str, typer.Option(help="Lesion, mm, LPS, 'x y z'; the image centre if empty.")] = "",
+    position: options.Position = "",
     spacing: options.Spacing = "",
     mask: options.Masks = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse an image that does not look like axial T2w of a prostate.")
-    ] = False,
+    strict: options.Strict = False,
     engine: options.Engine = "",
-    out: Annotated[Path | None, typer.Option("--out", help="With --engine ray: folder of parquet files.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder of parquet files.", rich_help_panel="With --engine ray"),
+    ] = None,
     workers: options.ArchiveWorkers = None,
     shard_rows: options.ShardRows = None,
     attempts: options.Attempts = None,
     as_json: options.Json = False,
 ) -> None:
     """Probability of a clinically significant lesion, for one study or a manifest."""
-    if not model:
-        raise UsageError(
-            "--model is missing; name a classifier made by 'prostate-mim finetune' (its run folder will do)"
-        )
-    if (study is None) == (manifest is None):
-        raise UsageError("give either one study or --manifest, not both and not neither")
+    model_named(model)
+    one_source(study, manifest, position=position, spacing=spacing, mask=mask)
     limits = {"workers": workers, "shard_rows": shard_rows, "attempts": attempts}
     if _wants_ray(engine, out=out, **limits):
         if manifest is None or out is None:
@@ -49,7 +47,8 @@ def predict(
             raise UsageError("--strict has no meaning with --engine ray; look at its column 'flags' instead")
         _archive("predict", model, manifest, out, as_json, **limits)
         return
-    rows = _predictions(study, manifest, model, position, spacing, mask or [], strict)
+    opened = None if study is None else _opened(study, position, spacing, mask)
+    rows = _predictions(opened, manifest, model, strict)
     if as_json:
         values = [row.to_dict() for row in rows]
         show(values if manifest is not None else values[0], True)
@@ -62,24 +61,40 @@ def predict(
         typer.echo(f"{label}{made.probability:.4f}  ({made.model} {made.revision}, spec {made.spec}, {made.device})")
 
 
-def _predictions(
-    study: Path | None, manifest: Path | None, model: str, position: str, spacing: str, given: list[str], strict: bool
-) -> list[StudyPrediction]:
-    from prostate_mim.classifier import LesionClassifier
-    from prostate_mim.prediction import StudyPrediction, load_guard, predict_manifest, predict_volume
+class _Opened(NamedTuple):
+    """One study as it was given; the place is None where none was."""
+
+    volume: Volume
+    place: Point | None
+    masks: dict[str, Volume]
+
+
+def _opened(study: Path, position: str, spacing: str, given: list[str] | None) -> _Opened:
+    """Read all that belongs to one study; no torch, so that what is wrong with it is said at once."""
+    from prostate_mim.preprocess import check_inside
     from prostate_mim.studies import mask_paths, read_masks
     from prostate_mim.volume import read_volume
 
-    paths = mask_paths(given)
+    place, apart, paths = read_place(position), read_spacing(spacing), mask_paths(given or [])
+    volume = read_volume(study, spacing_mm_zyx=apart)
+    if place is not None:
+        check_inside(volume, place)
+    return _Opened(volume, place, read_masks(paths, volume, spacing_mm_zyx=apart))
+
+
+def _predictions(opened: _Opened | None, manifest: Path | None, model: str, strict: bool) -> list[StudyPrediction]:
+    from prostate_mim.manifest import level_of, read_manifest
+
+    release = find_classifier(model)
     if manifest is not None:
-        if paths:
-            raise UsageError("--mask is for one study; rows of a manifest have the columns gland_mask and so on")
-        return predict_manifest(LesionClassifier.from_pretrained(model), manifest, strict=strict)
-    apart = numbers(spacing, "--spacing") if spacing else None
-    volume = read_volume(str(study), spacing_mm_zyx=apart)
-    masks = read_masks(paths, volume, spacing_mm_zyx=apart)
-    place = numbers(position, "--position") if position else None
+        read_manifest(manifest, level=level_of(release.details))  # so that a mistake is said at once
+    from prostate_mim.classifier import LesionClassifier
+    from prostate_mim.prediction import StudyPrediction, load_guard, predict_manifest, predict_volume
+
     classifier = LesionClassifier.from_pretrained(model)
+    if opened is None:
+        return predict_manifest(classifier, str(manifest), strict=strict)
+    volume, place, masks = opened
     made = predict_volume(
         classifier, volume, place, load_guard(), masks=masks, is_crop=volume.shape_zyx[0] == 1, strict=strict
     )  # fmt: skip
@@ -87,8 +102,12 @@ def _predictions(
 
 
 def embed(
-    manifest: Annotated[Path, typer.Option(help="CSV of studies or lesions.")],
     out: Annotated[Path, typer.Option("--out", help="The .npz to write; with --engine ray a folder.")],
+    study: options.StudyFile = None,
+    manifest: options.Rows = None,
+    position: options.Position = "",
+    spacing: options.Spacing = "",
+    mask: options.Masks = None,
     model: options.Model = options.DEFAULT_MODEL,
     engine: options.Engine = "",
     workers: options.ArchiveWorkers = None,
@@ -96,21 +115,41 @@ def embed(
     attempts: options.Attempts = None,
     as_json: options.Json = False,
 ) -> None:
-    """One embedding per manifest row, as study_id, lesion_id, embedding (N, C) float32 in an .npz."""
+    """Embeddings of one study or of every manifest row: study_id, lesion_id, embedding (N, C) float32 in an .npz."""
+    one_source(study, manifest, position=position, spacing=spacing, mask=mask)
     limits = {"workers": workers, "shard_rows": shard_rows, "attempts": attempts}
     if _wants_ray(engine, **limits):
+        if manifest is None:
+            raise UsageError("--engine ray reads a --manifest; leave it out for one study")
         _archive("embed", model, manifest, out, as_json, **limits)
         return
     from prostate_mim.files import make_folder
-    from prostate_mim.loading import load_encoder
-    from prostate_mim.prediction import embed_manifest
+    from prostate_mim.hub import open_release
+    from prostate_mim.manifest import read_manifest
 
+    opened = None if study is None else _opened(study, position, spacing, mask)
+    open_release(model)  # this and the manifest are read again; here a mistake costs no wait
+    if manifest is not None:
+        read_manifest(manifest)
     make_folder(out.parent)
+    values = _embedded(opened, manifest, model, out)
+    if opened is not None and opened.place is None and opened.volume.shape_zyx[0] > 1:
+        from prostate_mim.deploy.prediction import NO_POSITION
+
+        typer.echo(f"warning: {NO_POSITION}", err=True)
+    show(values, as_json)
+
+
+def _embedded(opened: _Opened | None, manifest: Path | None, model: str, out: Path) -> dict[str, Any]:
+    """Write the table; what is said of it."""
+    from prostate_mim.loading import load_encoder
+    from prostate_mim.prediction import embed_manifest, embed_volume
+
     encoder = load_encoder(model)
-    table = embed_manifest(encoder, manifest)
+    table = embed_manifest(encoder, str(manifest)) if opened is None else embed_volume(encoder, *opened)
     table.save(out)
     count, size = table.embedding.shape
-    show({"out": str(out), "rows": count, "size": size, "model": encoder.name, "revision": encoder.revision}, as_json)
+    return {"out": str(out), "rows": count, "size": size, "model": encoder.name, "revision": encoder.revision}
 
 
 def _wants_ray(engine: str, **others: object) -> bool:

@@ -28,8 +28,8 @@ def init(
     source: Annotated[str | None, typer.Option(help="The weights file, or the release to begin from.")] = None,
     sha256: Annotated[str | None, typer.Option(help="What the file must be, 64 hex digits.")] = None,
     seed: o.Seed = 0,
-    size: Annotated[str | None, typer.Option(help="Crop, voxels, 'z y x'.", show_default="16 96 96")] = None,
-    spacing: Annotated[str | None, typer.Option(help="Voxel, mm, 'z y x'.", show_default="3.0 0.5 0.5")] = None,
+    size: Annotated[str | None, o.option(help="Crop, voxels, 'z y x'.", default="16 96 96")] = None,
+    spacing: Annotated[str | None, o.option(help="Voxel, mm, 'z y x'.", default="3.0 0.5 0.5")] = None,
     norms: Annotated[
         Path | None,
         typer.Option("--norms", help="CSV of unlabelled training studies: batch norm statistics are set to theirs."),

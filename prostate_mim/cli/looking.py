@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from prostate_mim.cli import options
-from prostate_mim.console import bar, numbers, show
+from prostate_mim.cli.arguments import read_place, read_spacing
+from prostate_mim.console import bar, show
 
 
 def view(
@@ -18,32 +19,38 @@ def view(
     ] = None,
     manifest: options.Rows = None,
     row: Annotated[
-        int | None, typer.Option(help="Which row of --manifest, with its masks; the first, 1, if left out.")
+        int | None, options.option(help="Which row of --manifest, with its masks.", default="1, the first")
     ] = None,
-    position: Annotated[str, typer.Option(help="Marker of a study file, mm, LPS, 'x y z'.")] = "",
+    position: Annotated[str, options.option(help="Marker of a study file, 'x y z' in mm, LPS.", default="none")] = "",
     saliency: Annotated[Path | None, typer.Option(help="A map as 'explain' writes it, drawn in colours.")] = None,
     spacing: options.Spacing = "",
     out: Annotated[
-        Path | None, typer.Option("--out", help="The .html to write; the browser opens it if left out.")
+        Path | None, options.option("--out", help="The .html to write.", default="a new file, which the browser opens")
     ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Look at one study: three planes, masks and lesions in one HTML page that needs no network."""
+    place, apart = read_place(position), read_spacing(spacing)
     from prostate_mim.looking import check_html, open_looked, open_page, write_page
 
     if out is not None:
         check_html(out)
     looked = open_looked(
-        study=study, masks=mask or (), manifest=manifest, row=row,
-        position_mm_lps=numbers(position, "--position") if position else None,
-        spacing_mm_zyx=numbers(spacing, "--spacing") if spacing else None,
+        study=study, masks=mask or (), manifest=manifest, row=row, position_mm_lps=place, spacing_mm_zyx=apart
     )  # fmt: skip
     if saliency is not None:
-        looked = looked.with_saliency(saliency, numbers(spacing, "--spacing") if spacing else None)
+        looked = looked.with_saliency(saliency, apart)
     for note in looked.notes:
         typer.echo(f"{looked.title}: {note}", err=True)
     page = write_page(looked, out)
-    show({"page": str(page), "opened": out is None and open_page(page)}, as_json)
+    opened = out is None and open_page(page)
+    if as_json:
+        show({"page": str(page), "opened": opened}, True)
+    else:
+        elsewhere = "" if out is not None else ", or give --out FILE to have it elsewhere"
+        show(
+            {"page": str(page), "next": "it is in the browser" if opened else f"open it in a browser{elsewhere}"}, False
+        )
 
 
 def sheet(

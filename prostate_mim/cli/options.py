@@ -1,17 +1,45 @@
 """Options of the commands, each written once.
 
 Options that set a value of a configuration are None when they are not given: the default is the configuration's, and
-``show_default`` only repeats it in the help text (a test compares the two).
+the help text only repeats it (a test compares the two).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
 DEFAULT_MODEL = "resenc-s.mim-t2w"
+
+
+def option(*names: str, help: str, default: str, **more: Any) -> Any:
+    """An option whose default is no value of its own, said in its help: typer puts such words in brackets twice.
+
+    Args:
+        names: as for ``typer.Option``.
+        help: a sentence.
+        default: what happens without it, in words.
+        more: as for ``typer.Option``.
+    """
+    return Option(*names, help=f"{help} Default: {default}.", show_default=False, **more)
+
+
+def _group(title: str) -> Callable[..., Any]:
+    """``option`` under a heading of its own in ``--help``."""
+
+    def made(*names: str, default: str = "", **more: Any) -> Any:
+        if default:
+            return option(*names, default=default, rich_help_panel=title, **more)
+        return Option(*names, rich_help_panel=title, **more)
+
+    return made
+
+
+_data, _network, _masking, _loop = map(_group, ("Data", "Network and input", "Masking", "Training"))
+_evaluation, _machine, _output = map(_group, ("Evaluation", "Machine", "What the run writes"))
 
 # ------------------------------------------------------------------------------------------ of several commands
 Json = Annotated[bool, Option("--json", help="Print JSON on stdout; progress stays on stderr.")]
@@ -20,28 +48,33 @@ Seed = Annotated[int, Option(help="Seed of everything random.")]
 Resume = Annotated[bool, Option("--resume", help="Go on where an interrupted run stopped.")]
 Model = Annotated[str, Option("--model", help="Bundled name, release or run folder, or org/name@revision.")]
 NamedModel = Annotated[str, Argument(help="As --model elsewhere; the bundled encoder if left out.")]
-Store = Annotated[Path | None, Option("--store", help="Folder of prepared studies ('data prepare'); else in memory.")]
+Store = Annotated[Path | None, _data("--store", help="Folder of prepared studies ('data prepare'); else in memory.")]
 SkipBad = Annotated[bool, Option("--skip-bad", help="Go on without unusable studies; they are reported.")]
-Spacing = Annotated[str, Option(help="Of a bare array, mm, 'z y x'.")]
+Spacing = Annotated[str, option(help="Of a bare array, mm, 'z y x'.", default="the file's own")]
+Position = Annotated[str, option(help="Lesion, 'x y z' in mm, LPS.", default="the centre of the image")]
+Classifier = Annotated[
+    str, Option("--model", help="A fine-tuned classifier: release or run folder, or hub name. Required.")
+]
+Strict = Annotated[bool, Option("--strict", help="Refuse an image that does not look like axial T2w of a prostate.")]
 StudyFile = Annotated[Path | None, Argument(help="A study file or DICOM folder.")]
 Rows = Annotated[Path | None, Option("--manifest", help="CSV of studies or lesions.")]
 
 # ------------------------------------------------------------------------------------- of pretrain and finetune
-Batch = Annotated[int | None, Option(min=1, help="Crops per optimiser step.", show_default="8")]
-Accumulate = Annotated[int | None, Option(min=1, help="Micro-batches a step's crops come in.", show_default="1")]
-Precision = Annotated[str | None, Option(help="fp32 or bf16.", show_default="fp32")]
+Batch = Annotated[int | None, _loop(min=1, help="Crops per optimiser step.", default="8")]
+Accumulate = Annotated[int | None, _loop(min=1, help="Micro-batches a step's crops come in.", default="1")]
+Precision = Annotated[str | None, _machine(help="fp32 or bf16.", default="fp32")]
 Ema = Annotated[
-    float | None, Option(help="Momentum of the average of weights that is published; 0 is none.", show_default="0.0")
+    float | None, _loop(help="Momentum of the average of weights that is published; 0 is none.", default="0.0")
 ]
-LoaderWorkers = Annotated[int | None, Option("--workers", min=0, help="Loader processes.", show_default="0")]
+LoaderWorkers = Annotated[int | None, _machine("--workers", min=0, help="Loader processes.", default="0")]
 LoaderTimeout = Annotated[
-    float | None, Option(help="Seconds to wait for a loader process before the run stops.", show_default="120.0")
+    float | None, _machine(help="Seconds to wait for a loader process before the run stops.", default="120.0")
 ]
-Device = Annotated[str | None, Option(help="auto, cpu or cuda (cuda fails where there is none).", show_default="auto")]
-RunSeed = Annotated[int | None, Option("--seed", help="Seed of everything random.", show_default="0")]
+Device = Annotated[str | None, _machine(help="auto, cpu or cuda (cuda fails where there is none).", default="auto")]
+RunSeed = Annotated[int | None, _loop("--seed", help="Seed of everything random.", default="0")]
 Trackers = Annotated[
     list[str] | None,
-    Option("--tracker", help="tensorboard, mlflow, wandb or none; repeatable.", show_default="tensorboard"),
+    _output("--tracker", help="tensorboard, mlflow, wandb or none; repeatable.", default="tensorboard"),
 ]
 RunConfig = Annotated[
     Path | None,
@@ -53,160 +86,151 @@ Settings = Annotated[
 
 # ------------------------------------------------------------------------------------------------- of pretrain
 Studies = Annotated[Path, Option("--manifest", help="CSV of studies.")]
-Architecture = Annotated[str | None, Option(help="Encoder to train.", show_default="resenc-s")]
-Name = Annotated[str | None, Option(help="Name of the release.", show_default="resenc-s.mim")]
-Steps = Annotated[int | None, Option(min=1, help="Optimiser steps in all.", show_default="1000")]
-LearningRate = Annotated[float | None, Option(help="Peak of the schedule.", show_default="0.003")]
-Objective = Annotated[
-    str | None, Option(help="mim (masked image modelling) or simclr (contrastive).", show_default="mim")
-]
+Architecture = Annotated[str | None, _network(help="Encoder to train.", default="resenc-s")]
+Name = Annotated[str | None, _output(help="Name of the release.", default="resenc-s.mim")]
+Steps = Annotated[int | None, _loop(min=1, help="Optimiser steps in all.", default="1000")]
+LearningRate = Annotated[float | None, _loop(help="Peak of the schedule.", default="0.003")]
+Objective = Annotated[str | None, _network(help="mim (masked image modelling) or simclr (contrastive).", default="mim")]
 Masks = Annotated[
     list[str] | None,
     Option("--mask", help="name=file: gland, lesion or zone (1 PZ, 2 TZ), for a model that looks at it; repeatable."),
 ]
 Begin = Annotated[
     str | None,
-    Option(
+    _network(
         help="Weights before the first step: random, imagenet, imagenet-centre, medicalnet or release.",
-        show_default="random",
+        default="random",
     ),
 ]
 BeginSource = Annotated[
     str | None,
-    Option(help="The release (name or folder), or the file of weights, that --begin needs.", show_default="none"),
+    _network(help="The release (name or folder), or the file of weights, that --begin needs.", default="none"),
 ]
 MethodName = Annotated[
     str | None,
-    Option(
+    _masking(
         "--method",
         help="fcmae, spark, topdown, zerofill, simmim, a2mim or genesis; replaces the whole section of --config.",
-        show_default="fcmae",
+        default="fcmae",
     ),
 ]
 _OWN = "the method's"
-Strategy = Annotated[str | None, Option(help="What is hidden: random, column, ...", show_default=_OWN)]
-MaskRatio = Annotated[str | None, Option(help="Share hidden: 0.6, 0.5..0.9 or 0.6|0.75.", show_default=_OWN)]
-Target = Annotated[str | None, Option(help="What is reconstructed: block, voxels, hog, ...", show_default=_OWN)]
-Decoder = Annotated[str | None, Option(help="light, topdown, unet or linear.", show_default=_OWN)]
-Loss = Annotated[str | None, Option(help="l2, l1, ssim or focal_frequency.", show_default=_OWN)]
+Strategy = Annotated[str | None, _masking(help="What is hidden: random, column, ...", default=_OWN)]
+MaskRatio = Annotated[str | None, _masking(help="Share hidden: 0.6, 0.5..0.9 or 0.6|0.75.", default=_OWN)]
+Target = Annotated[str | None, _masking(help="What is reconstructed: block, voxels, hog, ...", default=_OWN)]
+Decoder = Annotated[str | None, _network(help="light, topdown, unet or linear.", default=_OWN)]
+Loss = Annotated[str | None, _masking(help="l2, l1, ssim or focal_frequency.", default=_OWN)]
 BlockMm = Annotated[
-    str | None, Option(help="Hidden block, mm, 'z y x'; inf is the whole crop.", show_default="12.0 8.0 8.0")
+    str | None, _masking(help="Hidden block, mm, 'z y x'; inf is the whole crop.", default="12.0 8.0 8.0")
 ]
-Size = Annotated[str | None, Option(help="Crop, voxels, 'z y x'.", show_default="16 96 96")]
+Size = Annotated[str | None, _network(help="Crop, voxels, 'z y x'.", default="16 96 96")]
 MasksPerCrop = Annotated[
-    int | None, Option(min=1, help="How often each loaded crop is used, hidden anew.", show_default="1")
+    int | None, _masking(min=1, help="How often each loaded crop is used, hidden anew.", default="1")
 ]
-CheckpointEvery = Annotated[int | None, Option(min=1, help="Steps between checkpoints.", show_default="100")]
-KeepLast = Annotated[int | None, Option(min=1, help="Newest checkpoints to keep.", show_default="2")]
+CheckpointEvery = Annotated[int | None, _output(min=1, help="Steps between checkpoints.", default="100")]
+KeepLast = Annotated[int | None, _output(min=1, help="Newest checkpoints to keep.", default="2")]
 Compiled = Annotated[
-    bool | None, Option("--compile/--no-compile", help="Compile the network with torch.compile.", show_default="off")
+    bool | None, _network("--compile/--no-compile", help="Compile the network with torch.compile.", default="off")
 ]
 HealthEvery = Annotated[
-    int | None, Option(min=0, help="Steps between looks at what is learnt; 0 is off.", show_default="100")
+    int | None, _output(min=0, help="Steps between looks at what is learnt; 0 is off.", default="100")
 ]
 Watch = Annotated[
-    str | None, Option(help="Labelled manifest that the frozen encoder is probed on meanwhile.", show_default="none")
+    str | None, _data(help="Labelled manifest that the frozen encoder is probed on meanwhile.", default="none")
 ]
 LeaveOutFold = Annotated[
     int | None,
-    Option(min=0, help="Number in the manifest's column fold: its rows are not learnt from.", show_default="none"),
+    _data(min=0, help="Number in the manifest's column fold: its rows are not learnt from.", default="none"),
 ]
 AllowChange = Annotated[
     list[str] | None,
-    Option("--allow-change", help="Key of the configuration that --resume may change: loop.steps; repeatable."),
+    Option("--allow-change", help="Key of the configuration that --resume may change: loop.steps; one option a key."),
 ]
 
 # ------------------------------------------------------------------------------------------------- of finetune
 Lesions = Annotated[Path, Option("--manifest", help="CSV of lesions with labels.")]
 Mode = Annotated[
     str | None,
-    Option(help="linear or attentive (frozen encoder, linear or attentive probe), or full.", show_default="linear"),
+    _network(help="linear or attentive (frozen encoder, linear or attentive probe), or full.", default="linear"),
 ]
 TargetColumn = Annotated[
-    str | None, Option("--target", help="label (0 or 1), or isup (0 to 5, ordinal).", show_default="label")
+    str | None, _data("--target", help="label (0 or 1), or isup (0 to 5, ordinal).", default="label")
 ]
-Level = Annotated[
-    str | None, Option(help="lesion: rows have a place; study: a row is all of it.", show_default="lesion")
-]
-Aggregate = Annotated[str | None, Option(help="From lesions to patients: max or noisy-or.", show_default="max")]
-Folds = Annotated[int | None, Option(min=2, help="Patient-grouped folds.", show_default="5")]
+Level = Annotated[str | None, _data(help="lesion: rows have a place; study: a row is all of it.", default="lesion")]
+Aggregate = Annotated[str | None, _evaluation(help="From lesions to patients: max or noisy-or.", default="max")]
+Folds = Annotated[int | None, _evaluation(min=2, help="Patient-grouped folds.", default="5")]
 TestFold = Annotated[
     int | None,
-    Option(
+    _evaluation(
         min=0,
         help="Number in the manifest's column fold: train on the other folds, test on this one only, release that.",
-        show_default="none",
+        default="none",
     ),
 ]
 StartModel = Annotated[
     str | None,
-    Option("--model", help="Bundled name, release or run folder, or org/name@revision.", show_default=DEFAULT_MODEL),
+    _network("--model", help="Bundled name, release or run folder, or org/name@revision.", default=DEFAULT_MODEL),
 ]
-Epochs = Annotated[
-    int | None, Option(min=1, help="Passes over the lesions in modes attentive and full.", show_default="10")
-]
+Epochs = Annotated[int | None, _loop(min=1, help="Passes over the lesions in modes attentive and full.", default="10")]
 FullLearningRate = Annotated[
     float | None,
-    Option("--learning-rate", help="Peak of the schedule in modes attentive and full.", show_default="0.0002"),
+    _loop("--learning-rate", help="Peak of the schedule in modes attentive and full.", default="0.0002"),
 ]
 Penalties = Annotated[
     str | None,
-    Option(help="Values of C of the logistic regression.", show_default="0.0001 0.001 0.01 0.1 1.0 10.0"),
+    _loop(help="Values of C of the logistic regression.", default="0.0001 0.001 0.01 0.1 1.0 10.0"),
 ]
-InnerFolds = Annotated[int | None, Option(min=1, help="Folds of the training patients to choose on.", show_default="3")]
-FreezeEpochs = Annotated[
-    int | None, Option(min=0, help="First epochs of mode full with a frozen encoder.", show_default="0")
-]
+InnerFolds = Annotated[int | None, _evaluation(min=1, help="Folds of the training patients to choose on.", default="3")]
+FreezeEpochs = Annotated[int | None, _loop(min=0, help="First epochs of mode full with a frozen encoder.", default="0")]
 Patience = Annotated[
     int | None,
-    Option(min=0, help="Epochs without a lower loss on an inner fold before it stops; 0 is never.", show_default="0"),
+    _loop(min=0, help="Epochs without a lower loss on an inner fold before it stops; 0 is never.", default="0"),
 ]
-LesionLoss = Annotated[str | None, Option("--loss", help="bce or focal.", show_default="bce")]
+LesionLoss = Annotated[str | None, _loop("--loss", help="bce or focal.", default="bce")]
 ClassWeight = Annotated[
-    bool | None, Option("--class-weight/--no-class-weight", help="Both classes count the same.", show_default="off")
+    bool | None, _loop("--class-weight/--no-class-weight", help="Both classes count the same.", default="off")
 ]
 ZoneAuxiliary = Annotated[
-    float | None, Option(min=0, help="Weight of the zone as a second target; 0 is none.", show_default="0.0")
+    float | None, _loop(min=0, help="Weight of the zone as a second target; 0 is none.", default="0.0")
 ]
 Flips = Annotated[
-    bool | None, Option("--flips/--no-flips", help="Predict the left-right mirror image too.", show_default="off")
+    bool | None, _evaluation("--flips/--no-flips", help="Predict the left-right mirror image too.", default="off")
 ]
 Ensemble = Annotated[
     bool | None,
-    Option("--ensemble/--no-ensemble", help="Release the folds' models, not one of all rows.", show_default="off"),
+    _evaluation("--ensemble/--no-ensemble", help="Release the folds' models, not one of all rows.", default="off"),
 ]
 Calibrate = Annotated[
-    bool | None, Option("--calibrate/--no-calibrate", help="Fit a temperature on inner folds.", show_default="off")
+    bool | None, _evaluation("--calibrate/--no-calibrate", help="Fit a temperature on inner folds.", default="off")
 ]
-Fraction = Annotated[
-    float | None, Option(help="Share of the training patients whose labels are used.", show_default="1.0")
-]
-FractionSeed = Annotated[int | None, Option(help="Who they are.", show_default="0")]
+Fraction = Annotated[float | None, _data(help="Share of the training patients whose labels are used.", default="1.0")]
+FractionSeed = Annotated[int | None, _data(help="Who they are.", default="0")]
 Pooling = Annotated[
     str | None,
-    Option(help="centre (of the crop) or mean (all of it).", show_default="centre; mean at --level study"),
+    _network(help="centre (of the crop) or mean (all of it).", default="centre; mean at --level study"),
 ]
-Channels = Annotated[str | None, Option(help="t2w, then masks: gland, lesion, pz, tz.", show_default="the encoder's")]
-SingleSlice = Annotated[str | None, Option(help="What a 2D crop becomes: pad or repeat.", show_default="the encoder's")]
+Channels = Annotated[str | None, _network(help="t2w, then masks: gland, lesion, pz, tz.", default="the encoder's")]
+SingleSlice = Annotated[str | None, _network(help="What a 2D crop becomes: pad or repeat.", default="the encoder's")]
 AllowOverlap = Annotated[
-    bool, Option("--allow-overlap", help="Go on where patients or studies are on both sides; every result says so.")
+    bool, _data("--allow-overlap", help="Go on where patients or studies are on both sides; every result says so.")
 ]
 PicaiLabels = Annotated[
-    Path | None, Option("--picai-labels", help="Your picai_labels folder: who is in PROSTATEx and in PI-CAI.")
+    Path | None, _data("--picai-labels", help="Your picai_labels folder: who is in PROSTATEx and in PI-CAI.")
 ]
 LayerDecay = Annotated[
     float | None,
-    Option(help="Factor on the learning rate for each resolution further from the head.", show_default="1.0"),
+    _loop(help="Factor on the learning rate for each resolution further from the head.", default="1.0"),
 ]
-ClassifierSize = Annotated[str | None, Option("--size", help="Crop, voxels, 'z y x'.", show_default="the encoder's")]
+ClassifierSize = Annotated[str | None, _network("--size", help="Crop, voxels, 'z y x'.", default="the encoder's")]
 ClassifierName = Annotated[
-    str | None, Option("--name", help="Name of the release.", show_default="the encoder's with .classifier")
+    str | None, _output("--name", help="Name of the release.", default="the encoder's with .classifier")
 ]
 
 # ----------------------------------------------------------------------------------------- of predict and embed
-Engine = Annotated[str, Option(help="ray: many processes on one or more machines, parquet out; else one process.")]
-ArchiveWorkers = Annotated[int | None, Option("--workers", min=1, help="With --engine ray: processes.")]
-ShardRows = Annotated[int | None, Option(min=1, help="With --engine ray: rows a parquet file.")]
-Attempts = Annotated[
-    int | None, Option(min=1, help="With --engine ray: workers a row may kill before it is a failure.")
+_archive = _group("With --engine ray")
+Engine = Annotated[
+    str, _archive(help="ray: many processes on one or more machines, parquet out.", default="one process")
 ]
+ArchiveWorkers = Annotated[int | None, _archive("--workers", min=1, help="Processes.", default="2")]
+ShardRows = Annotated[int | None, _archive(min=1, help="Rows a parquet file.", default="32")]
+Attempts = Annotated[int | None, _archive(min=1, help="Workers a row may kill before it is a failure.", default="3")]

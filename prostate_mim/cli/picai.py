@@ -59,7 +59,10 @@ def _lines(made: PicaiRun, figures: PicaiFigures | None) -> list[str]:
     if made.moved:
         lines.append(f"{_rows(made.moved)}: delineation on another grid than the t2w, put there by place")
     if made.unplaced:
-        lines.append(f"{_rows(made.unplaced)}: empty map, so that the candidate is at the middle of the crop")
+        lines.append(
+            f"{_rows(made.unplaced)}: empty map, so that the candidate is at the middle of the crop (usual for a model "
+            "that was trained little); the probability is unaffected, AP suffers"
+        )
     lines.append(f"prostate-mim: AUROC {made.auroc:.4f}")
     if figures is None:
         return [*lines, _missing(made.folder)]

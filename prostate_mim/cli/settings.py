@@ -148,7 +148,7 @@ def _setting(text: str) -> tuple[str, Any]:
 def run_config(
     given: Mapping[str, Any],
     table: Mapping[str, Sets],
-    kind: type[Config],
+    find_kind: Callable[[], type[Config]],
     settle: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> Config:
     """The configuration of a command from its parameters (``config`` and ``settings`` among them).
@@ -156,7 +156,7 @@ def run_config(
     Args:
         given: the command's parameters.
         table: which of them sets what.
-        kind: the configuration's dataclass.
+        find_kind: gives the configuration's dataclass; it may import torch, so it is asked once the texts are read.
         settle: completes plain values, before they are read.
 
     Raises:
@@ -166,20 +166,26 @@ def run_config(
 
     file: Path | None = given.get("config")
     values: dict[str, Any] = {} if file is None else read_values(file)
+    asked = changes(given, table, given.get("settings") or ())
+    kind = find_kind()
     if file is not None:  # by itself first, so that its mistakes are not taken for those of an option
         config_from_dict(settle(values), kind, str(file))
-    asked = changes(given, table, given.get("settings") or ())
-    for key in (*asked, *(given.get("allow_change") or ())):
+    allowed = [key for key in given.get("allow_change") or () if key != "data"]  # the studies: no key, but of the run
+    for key in (*asked, *allowed):
         check_key(key, kind, COMMAND_LINE)
     return config_from_dict(settle(overlay(values, asked)), kind, COMMAND_LINE)
 
 
 def pretrain_config(given: Mapping[str, Any]) -> PretrainConfig:
     """The configuration of ``pretrain`` from its parameters; see ``run_config``."""
-    from prostate_mim.pretraining import PretrainConfig
+
+    def kind() -> type[PretrainConfig]:
+        from prostate_mim.pretraining import PretrainConfig
+
+        return PretrainConfig
 
     _check_objective(given)
-    return run_config(given, PRETRAIN, PretrainConfig, _warmed)
+    return run_config(given, PRETRAIN, kind, _warmed)
 
 
 def finetune_config(given: Mapping[str, Any]) -> FinetuneRunConfig:
@@ -188,9 +194,13 @@ def finetune_config(given: Mapping[str, Any]) -> FinetuneRunConfig:
     Raises:
         UsageError: besides, nobody says what to begin with.
     """
-    from prostate_mim.finetuning import FinetuneRunConfig
 
-    config = run_config(given, FINETUNE, FinetuneRunConfig)
+    def kind() -> type[FinetuneRunConfig]:
+        from prostate_mim.finetuning import FinetuneRunConfig
+
+        return FinetuneRunConfig
+
+    config = run_config(given, FINETUNE, kind)
     if not config.classifier.model:
         raise UsageError(
             "classifier.model is empty: the run that wrote this configuration was given its model by a program; give "
@@ -208,15 +218,16 @@ def _check_objective(given: Mapping[str, Any]) -> None:
 
 
 def _warmed(values: dict[str, Any]) -> dict[str, Any]:
-    """With a warm-up of 10 % of the steps, at most 50, where none is given: short runs have short warm-ups."""
+    """With the usual warm-up of the steps where none is given."""
     from prostate_mim.config import overlay
+    from prostate_mim.engine.schedule import usual_warmup
     from prostate_mim.pretraining import PretrainConfig
 
     loop = values.get("loop", {})
     if not isinstance(loop, Mapping) or "warmup" in loop:
         return values
     steps = loop.get("steps", PretrainConfig().loop.steps)
-    return overlay(values, {"loop.warmup": min(50, max(1, steps // 10))}) if type(steps) is int else values
+    return overlay(values, {"loop.warmup": usual_warmup(steps)}) if type(steps) is int else values
 
 
 def some_numbers(text: str, option: str) -> list[float]:

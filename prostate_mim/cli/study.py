@@ -15,14 +15,12 @@ def study_command(
     config: Annotated[Path, typer.Argument(help="TOML file of the study: tasks, arms, fractions, seeds.")],
     out: o.Out,
     data: Annotated[
-        Path | None, typer.Option(help="Where relative paths of manifests start.", show_default="CONFIG's folder")
+        Path | None, o.option(help="Where relative paths of manifests start.", default="CONFIG's folder")
     ] = None,
-    store: Annotated[
-        Path | None, typer.Option("--store", help="Folder of prepared studies.", show_default="OUT/store")
-    ] = None,
+    store: Annotated[Path | None, o.option("--store", help="Folder of prepared studies.", default="OUT/store")] = None,
     encoders: Annotated[
         Path | None,
-        typer.Option("--encoders", help="Folder of encoders that studies share.", show_default="OUT"),
+        o.option("--encoders", help="Folder of encoders that studies share.", default="OUT"),
     ] = None,
     engine: Annotated[str, typer.Option(help="serial, process or ray; the numbers are the same.")] = "serial",
     workers: Annotated[int, typer.Option(min=1, help="Processes of --engine process and ray.")] = 2,

@@ -10,6 +10,7 @@ import typer
 
 from prostate_mim.cli import options as o
 from prostate_mim.console import show
+from prostate_mim.engine.run_folder import check_run_folder
 from prostate_mim.errors import NotFoundError
 
 
@@ -62,13 +63,16 @@ def pretrain_command(
 def _pretrain(given: dict[str, Any]) -> None:
     """The command, from its parameters by name."""
     from prostate_mim.cli.settings import pretrain_config
+
+    check_run_folder(given["out"], given["resume"])  # before torch is imported, which takes seconds
+    config = pretrain_config(given)
     from prostate_mim.pretraining import pretrain
 
     release = pretrain(
-        given["manifest"], given["out"], pretrain_config(given), resume=given["resume"], store=given["store"],
+        given["manifest"], given["out"], config, resume=given["resume"], store=given["store"],
         skip_bad=given["skip_bad"], allow_change=frozenset(given["allow_change"] or ()),
     )  # fmt: skip
-    show({"release": str(release)}, given["as_json"])
+    _show_pretraining({"release": str(release)}, given["out"], given["as_json"])
 
 
 def finetune_command(
@@ -127,12 +131,15 @@ def finetune_command(
 
 def _finetune(given: dict[str, Any]) -> None:
     """The command, from its parameters by name."""
-    from prostate_mim.classifier import LesionClassifier
     from prostate_mim.cli.settings import finetune_config
+
+    check_run_folder(given["out"], given["resume"])  # as in pretrain
+    config = finetune_config(given)
+    from prostate_mim.classifier import LesionClassifier
     from prostate_mim.encoder import PreMIM
     from prostate_mim.finetuning import finetune
+    from prostate_mim.finetuning.results import summary
 
-    config = finetune_config(given)
     begin, encoder = config.classifier, PreMIM.from_pretrained(config.classifier.model)
     model = LesionClassifier(encoder, begin.spec_of(encoder.spec), pooling=begin.pooling_at(config.level))
     run = finetune(
@@ -142,13 +149,7 @@ def _finetune(given: dict[str, Any]) -> None:
     if given["as_json"]:
         show(json.loads((given["out"] / "results.json").read_text()) | {"release": str(run.release)}, True)
         return
-    for number, fold in enumerate(run.folds):
-        typer.echo(f"fold {number if config.test_fold is None else config.test_fold}: AUROC {fold}")
-    if config.test_fold is None:
-        typer.echo(f"all folds together: AUROC {run.pooled}")
-    if run.patients is not None:
-        typer.echo(f"patients ({config.aggregate}): AUROC {run.patients.overall['auroc']}")
-    typer.echo(f"release: {run.release}")
+    show(summary(run, config), False)
 
 
 def report(
@@ -159,4 +160,17 @@ def report(
 
     if not (run / "metrics.jsonl").exists():
         raise NotFoundError(f"{run}: no run is here (no metrics.jsonl); give the --out folder of a pretraining")
-    show({"report": str(write_report(run))}, as_json)
+    _show_pretraining({"report": str(write_report(run))}, run, as_json)
+
+
+def _show_pretraining(made: dict[str, str], run: Path, as_json: bool) -> None:
+    """What was written, and the verdict on hidden tissue where the run has looked at it."""
+    from prostate_mim.health.verdict import read_verdict
+
+    verdict = read_verdict(run)
+    if verdict is None:
+        show(made, as_json)
+    elif as_json:
+        show({**made, "hidden_tissue": verdict.to_dict()}, True)
+    else:
+        show({**made, verdict.subject: verdict.text}, False)

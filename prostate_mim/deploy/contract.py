@@ -33,6 +33,7 @@ _HEADER_KEYS = {
     "format", "kind", "name", "revision", "weights_sha256", "license", "data_licenses", "spec", "spec_fingerprint",
     "stride_zyx", "size_zyx", "precision", "full_graph", "library_version",
 }  # fmt: skip
+_OPTIONAL = "whole_study"  # written where it is true
 _TEXTS = ("kind", "name", "revision", "weights_sha256", "license", "spec_fingerprint", "precision", "library_version")
 
 
@@ -52,6 +53,7 @@ class Header:
         precision: of weights and activations, ``float32`` or ``float16``; input and outputs are float32.
         full_graph: its input is a study, and resampling, cropping and z-scoring are in the graph; else crops.
         library_version: of the prostate-mim that wrote the file.
+        whole_study: a classifier that pools over the whole crop, where the middle counts no more than the rest.
     """
 
     kind: str
@@ -66,6 +68,7 @@ class Header:
     precision: str
     full_graph: bool
     library_version: str
+    whole_study: bool = False
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -90,7 +93,7 @@ class Header:
             "full_graph": self.full_graph,
             "library_version": self.library_version,
         }
-        return json.dumps(values, sort_keys=True)
+        return json.dumps(values | ({_OPTIONAL: True} if self.whole_study else {}), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Header:
@@ -103,7 +106,9 @@ class Header:
         found = values.get("format")
         if isinstance(found, int) and found > FORMAT:
             raise IntegrityError(f"format {found} is newer than this version reads ({FORMAT}); upgrade prostate-mim")
-        if found != FORMAT or set(values) != _HEADER_KEYS or not all(isinstance(values[key], str) for key in _TEXTS):
+        whole_study = _OPTIONAL in values
+        known = values.pop(_OPTIONAL, True) is True and set(values) == _HEADER_KEYS
+        if found != FORMAT or not known or not all(isinstance(values[key], str) for key in _TEXTS):
             raise IntegrityError(f"metadata {HEADER_KEY!r} has missing or unknown fields; {EXPORT_AGAIN}")
         for key, allowed in (("kind", tuple(OUTPUTS)), ("precision", PRECISIONS)):
             if values[key] not in allowed:
@@ -120,6 +125,7 @@ class Header:
         return cls(
             values["kind"], values["name"], values["revision"], values["weights_sha256"], values["license"], data,
             _spec(values), stride, size, values["precision"], values["full_graph"], values["library_version"],
+            whole_study,
         )  # fmt: skip
 
 

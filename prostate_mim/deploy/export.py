@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -17,8 +17,8 @@ from prostate_mim.deploy.contract import OUTPUTS, FloatArray, Header, Sample
 from prostate_mim.deploy.graph import HalfGraph, for_engines, graph_of
 from prostate_mim.deploy.pipeline import StudyGraph
 from prostate_mim.deploy.runtime import open_runtime
-from prostate_mim.deploy.samples import phantom_inputs, phantom_studies, smooth, smooth_study
-from prostate_mim.deploy.trace import trace
+from prostate_mim.deploy.samples import PHANTOMS, phantom_inputs, phantom_studies, smooth, smooth_study
+from prostate_mim.deploy.trace import steps_of, trace
 from prostate_mim.errors import UsageError, VerificationError
 from prostate_mim.files import atomic_path
 from prostate_mim.hub.registry import terms_of
@@ -30,6 +30,8 @@ from prostate_mim.volume import Volume
 TOLERANCE = {"float32": 1e-5, "float16": 5e-3}
 """Largest difference from torch in float32 that an exported file may have on the CPU, by its precision."""
 Size = tuple[int, int, int]
+Progress = Callable[[int, int, str], None]
+"""Told how many steps are done, of how many, and what is done now."""
 
 
 class _Strided(Protocol):
@@ -56,6 +58,7 @@ def export_onnx(
     full_graph: bool = False,
     tolerance: float | None = None,
     sample: Tensor | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Write a self-contained ONNX file of a ``LesionClassifier`` or a ``PreMIM``.
 
@@ -81,6 +84,7 @@ def export_onnx(
         tolerance: largest absolute difference allowed, in units of max(1, largest expected value) of an output;
             ``TOLERANCE`` of the precision if None.
         sample: golden input (1, C, D, H, W), exactly representable in float16; a smooth synthetic one if None.
+        progress: told what is done, as an ensemble takes minutes; nobody if None.
 
     Returns:
         The path written.
@@ -103,10 +107,33 @@ def export_onnx(
     )  # fmt: skip
     engine_form = HalfGraph(for_engines(graph)) if half else for_engines(graph)
     with atomic_path(final) as temporary:  # first, so that a path that cannot be written costs no tracing
-        traced = trace(StudyGraph(engine_form, header.spec) if full_graph else engine_form, header, final)
+        whole = StudyGraph(engine_form, header.spec) if full_graph else engine_form
+        steps = _Steps(steps_of(whole) + 1 + len(_compared(header)), progress)
+        traced = trace(whole, header, final, steps.begin)
+        steps.begin("writing and checking the file")
         temporary.write_bytes(seal(traced, header, golden))
-        _verify(temporary, graph, header, TOLERANCE[header.precision] if tolerance is None else tolerance, final)
+        allowed = TOLERANCE[header.precision] if tolerance is None else tolerance
+        _verify(temporary, graph, header, allowed, final, steps.begin)
+    steps.end()
     return final
+
+
+class _Steps:
+    """How far an export is: told at the beginning of every step."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self._begun, self._total, self._progress = 0, total, progress
+
+    def begin(self, what: str) -> None:
+        """The step before is done, and this one begins."""
+        if self._progress is not None:
+            self._progress(self._begun, self._total, what)
+        self._begun += 1
+
+    def end(self) -> None:
+        """The last one is done."""
+        if self._progress is not None:
+            self._progress(self._total, self._total, "exported")
 
 
 def _describe(model: nn.Module, half: bool, size: Size | None, full_graph: bool) -> Header:
@@ -167,6 +194,12 @@ def _expected_of_study(graph: nn.Module, header: Header, volume: Volume, positio
     return Sample(volume.voxels.astype(np.float32), _expected(graph, header, crops).outputs, place)
 
 
+def _compared(header: Header) -> list[str]:
+    """What is compared with torch, in the order of the golden sample and ``_others``."""
+    phantoms = [f"phantom {number} of {PHANTOMS}" for number in range(1, PHANTOMS + 1)]
+    return ["golden sample", *([] if header.full_graph else ["another size"]), *phantoms]
+
+
 def _others(graph: nn.Module, header: Header) -> Iterator[Sample]:
     """What is compared beside the golden sample: other sizes, and twelve phantoms."""
     if header.full_graph:
@@ -179,7 +212,9 @@ def _others(graph: nn.Module, header: Header) -> Iterator[Sample]:
         yield _expected(graph, header, voxels)
 
 
-def _verify(written: Path, graph: nn.Module, header: Header, tolerance: float, path: Path) -> None:
+def _verify(
+    written: Path, graph: nn.Module, header: Header, tolerance: float, path: Path, begin: Callable[[str], None]
+) -> None:
     """Read the file back as deployment does, run it, and compare it with torch.
 
     Raises:
@@ -193,7 +228,10 @@ def _verify(written: Path, graph: nn.Module, header: Header, tolerance: float, p
     except Exception as error:  # ValidationError and InferenceError have no common base
         raise VerificationError(f"{path}: the exported graph is not valid ONNX ({str(error)[:200]!r})") from error
     runtime = open_runtime(container, "cpu", str(path))
-    for expected in chain([container.golden], _others(graph, header)):
+    samples = chain([container.golden], _others(graph, header))
+    for name in _compared(header):
+        begin(f"comparing with torch, {name}")
+        expected = next(samples)
         difference = expected.difference(runtime.run(expected.voxels, **expected.place))
         if not difference <= tolerance:
             raise VerificationError(

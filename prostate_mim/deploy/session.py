@@ -10,7 +10,7 @@ import numpy as np
 
 from prostate_mim.deploy.container import read_container
 from prostate_mim.deploy.contract import INPUT, MOST_LESIONS, OUTPUTS, FloatArray
-from prostate_mim.deploy.prediction import Prediction
+from prostate_mim.deploy.prediction import Prediction, looked_at, place_flags
 from prostate_mim.deploy.runtime import DEFAULTS, DEVICES, RuntimeOptions, open_verified
 from prostate_mim.errors import BackendError, UsageError
 from prostate_mim.manifest import Point
@@ -40,6 +40,7 @@ class _OnnxModel:
         spec: its input contract.
         stride_zyx: batches must have multiples of it (voxels).
         size_zyx: the only size (voxels) that a file for one size takes; else None.
+        whole_study: it is a classifier that pools over the whole crop, and needs no position.
         full_graph: it takes studies; ``run`` and ``run_tensor``, which take crops, are refused then.
         device: what computes: ONNX Runtime's execution provider, e.g. ``CPUExecutionProvider``, or ``OpenVINO:CPU``.
         reason: why that: ``asked for``, or what ``auto`` found.
@@ -65,6 +66,7 @@ class _OnnxModel:
             raise UsageError(f"{path}: holds a model of kind {header.kind!r}; open it with {_CLASS_OF[header.kind]}")
         self.name, self.revision, self.spec = header.name, header.revision, header.spec
         self.stride_zyx, self.size_zyx, self.full_graph = header.stride_zyx, header.size_zyx, header.full_graph
+        self.whole_study = header.whole_study
         opened = open_verified(container, device, str(path), options)
         self._runtime, self.replay_difference, self.reason = opened.runtime, opened.difference, opened.reason
         self.device, self.settings = self._runtime.provider, dict(self._runtime.settings)
@@ -166,8 +168,8 @@ class OnnxClassifier(_OnnxModel):
     def predict(self, volume: Volume, position_mm_lps: Point | None = None, masks: _Masks | None = None) -> Prediction:
         """Probability for the lesion at ``position_mm_lps`` (x, y, z in mm, LPS), or at the image centre.
 
-        Its ``flags`` say what is off with the image. A volume of one slice is taken for a crop around a lesion, of
-        which only spacing, sign and repeated pixels can be checked.
+        Its ``flags`` say what is off with the image, and that no position was given. A volume of one slice is taken
+        for a crop around a lesion, of which only spacing, sign and repeated pixels can be checked.
 
         Args:
             volume: as ``read_volume`` returns it.
@@ -196,9 +198,12 @@ class OnnxClassifier(_OnnxModel):
         flags = check_modality(volume, is_crop=volume.shape_zyx[0] == 1).flags
         found = [v for part in self._outputs(volume, positions_mm_lps, masks) for v in part["probability"].tolist()]
         return [
-            Prediction(value, self.name, self.revision, self.spec.fingerprint, self.device, flags, self.reason)
-            for value in found
-        ]
+            Prediction(
+                value, self.name, self.revision, self.spec.fingerprint, self.device,
+                (*flags, *place_flags(volume, place, self.whole_study)), self.reason, looked_at(volume, place),
+            )
+            for value, place in zip(found, positions_mm_lps, strict=True)
+        ]  # fmt: skip
 
 
 class OnnxEncoder(_OnnxModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,23 +16,25 @@ from torch import Tensor, nn
 from prostate_mim.deploy.contract import INPUT, OUTPUTS, PLACE, Header
 from prostate_mim.deploy.samples import smooth, smooth_study
 from prostate_mim.errors import BackendError
+from prostate_mim.spec import InputSpec
 
 OPSET = 20
 _AXES = {0: "batch", 2: "depth", 3: "height", 4: "width"}
 
 
-def trace(graph: nn.Module, header: Header, path: Path) -> Any:
+def trace(graph: nn.Module, header: Header, path: Path, begin: Callable[[str], None]) -> Any:
     """The graph as an ``onnx.ModelProto``; of a file for one size, only the batch is dynamic.
 
     Args:
         path: of the file to be, for messages.
+        begin: told what begins, ``steps_of`` times.
 
     Raises:
         BackendError: torch cannot trace it.
     """
     example, axes = _of_studies() if header.full_graph else _of_crops(header)
     try:
-        with _quiet():
+        with _quiet(), _told(graph, begin):
             program = torch.onnx.export(
                 graph,
                 example,
@@ -52,6 +54,39 @@ def trace(graph: nn.Module, header: Header, path: Path) -> Any:
         reason = " ".join(str(error).split())[:300]
         raise BackendError(f"{path}: torch cannot export this model ({reason}); try another torch") from error
     return _anonymous(traced)
+
+
+def steps_of(graph: nn.Module) -> int:
+    """How many steps ``trace`` tells of: one for each encoder, and the translation into ONNX."""
+    return len(_encoders(graph)) + 1
+
+
+def _encoders(graph: nn.Module) -> list[nn.Module]:
+    """The encoder of each member, as they are called."""
+    named = (one for one in graph.modules() if isinstance(getattr(one, "spec", None), InputSpec))
+    return [one for one in named if hasattr(one, "encoder") and not hasattr(one, "head")]
+
+
+@contextmanager
+def _told(graph: nn.Module, begin: Callable[[str], None]) -> Iterator[None]:
+    """Say which encoder torch is at, when it is called; the translation begins when the graph was run through."""
+    encoders, said = _encoders(graph), set[str]()
+
+    def tell(what: str) -> None:
+        if what not in said:  # torch may run through the graph again
+            said.add(what)
+            begin(what)
+
+    def at(number: int) -> Callable[..., None]:
+        return lambda *_: tell(f"tracing model {number} of {len(encoders)}")
+
+    hooks = [one.register_forward_pre_hook(at(number)) for number, one in enumerate(encoders, 1)]
+    hooks.append(graph.register_forward_hook(lambda *_: tell("translating into ONNX")))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 # Sizes that differ on every axis, and none of them 1: torch.export would take a 1 for a constant.

@@ -11,7 +11,7 @@ from torch import nn
 
 from prostate_mim.deploy.container import read_container
 from prostate_mim.deploy.contract import INPUT, MOST_LESIONS, OUTPUTS, Header
-from prostate_mim.deploy.export import Size, export_onnx
+from prostate_mim.deploy.export import Progress, Size, export_onnx
 from prostate_mim.deploy.providers import cuda_options
 from prostate_mim.deploy.runtime import DEFAULTS
 from prostate_mim.errors import UsageError
@@ -20,7 +20,10 @@ from prostate_mim.files import make_folder, write_text
 _DELAY_US = 2000  # how long a request waits for others to share its batch
 
 
-def write_triton(model: nn.Module, folder: str | Path, *, half: bool = False, static_zyx: Size | None = None) -> Path:
+def write_triton(
+    model: nn.Module, folder: str | Path, *, half: bool = False, static_zyx: Size | None = None,
+    progress: Progress | None = None,
+) -> Path:  # fmt: skip
     """Write ``folder/NAME/config.pbtxt`` and ``folder/NAME/1/model.onnx``.
 
     Preprocessing stays with the client (``OnnxClassifier.prepare``, or ``prepare_input`` with the contract in the
@@ -29,7 +32,7 @@ def write_triton(model: nn.Module, folder: str | Path, *, half: bool = False, st
     Args:
         model: a ``LesionClassifier`` or a ``PreMIM``.
         folder: the model repository; other models in it stay. The model's own folder must not exist.
-        half, static_zyx: as for ``export_onnx``.
+        half, static_zyx, progress: as for ``export_onnx``.
 
     Returns:
         The model's folder.
@@ -44,7 +47,7 @@ def write_triton(model: nn.Module, folder: str | Path, *, half: bool = False, st
         raise UsageError(f"{place}: exists already; remove it, or choose another --triton folder")
     make_folder(place / "1")
     try:
-        path = export_onnx(model, place / "1" / "model.onnx", half=half, static_zyx=static_zyx)
+        path = export_onnx(model, place / "1" / "model.onnx", half=half, static_zyx=static_zyx, progress=progress)
         container = read_container(path)
         sizes = {key: list(value.shape[1:]) for key, value in container.golden.outputs.items()}
         write_text(place / "config.pbtxt", config_text(name, container.header, sizes))

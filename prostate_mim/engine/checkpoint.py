@@ -130,14 +130,29 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(int(state["step"]), tensors, state["run"], state["score"])
 
 
+def newest_state(folder: Path) -> dict[str, Any] | None:
+    """``Checkpoint.state`` of the newest one whose header can be read, without its tensors; None where there is none.
+
+    Nothing is verified: it is for a first look, before ``load_newest``.
+    """
+    heads = filter(None, map(_header, find_checkpoints(folder)))
+    return next((head["run"] for head in heads if head.get("format") == FORMAT), None)
+
+
 def read_score(path: Path) -> float | None:
     """A checkpoint's score, from its header alone; None where it has none or cannot be read."""
+    score = (_header(path) or {}).get("score")
+    return float(score) if isinstance(score, int | float) and math.isfinite(score) else None
+
+
+def _header(path: Path) -> dict[str, Any] | None:
+    """What a checkpoint says of itself; None where it cannot be read."""
     try:
         with safe_open(path, framework="pt") as stream:
-            score = json.loads((stream.metadata() or {})["state"])["score"]
+            head = json.loads((stream.metadata() or {})["state"])
     except (SafetensorError, OSError, KeyError, ValueError):
         return None
-    return float(score) if isinstance(score, int | float) and math.isfinite(score) else None
+    return head if isinstance(head, dict) else None
 
 
 def _best(paths: list[Path]) -> list[Path]:

@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
+from prostate_mim.engine.launched import launched_ranks
 from prostate_mim.errors import BackendError, IntegrityError, UsageError
 from prostate_mim.masked.over_ranks import over_ranks
 
@@ -58,16 +59,6 @@ def make_accelerator(device: str) -> Accelerator:
         return Accelerator(cpu=device == "cpu")
     except ValueError as error:
         raise BackendError(f"device {device}: this process has trained on another one; start a new process") from error
-
-
-def launched_rank() -> int:
-    """This process's number among those the launcher started; 0 where there is but one."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def launched_ranks() -> int:
-    """How many processes the launcher started; 1 without one."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_sharded() -> bool:

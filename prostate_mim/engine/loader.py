@@ -6,6 +6,7 @@ step with less data. The count of workers changes no number.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -26,6 +27,15 @@ from prostate_mim.errors import TrainingError, UsageError
 _AHEAD = 2  # steps that each worker reads ahead
 _POLL_SECONDS = 0.5  # how soon a killed worker is noticed
 _SHOWN_ROWS = 16
+
+
+def usable_workers(asked: int) -> int:
+    """How many loader processes make sense: no more than there are cores that this process may use.
+
+    More would take the cores from each other and from what trains; torch warns of that. No number depends on it.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(asked, cores)
 
 
 class DrawLoader:

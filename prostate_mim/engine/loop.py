@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,8 +24,8 @@ from prostate_mim.engine.cpu_kernels import use_cpu_kernels
 from prostate_mim.engine.data import DrawDataset
 from prostate_mim.engine.early import BestSoFar, EarlyStop
 from prostate_mim.engine.groups import parameter_groups
-from prostate_mim.engine.identity import check_same_run
-from prostate_mim.engine.loader import DrawLoader
+from prostate_mim.engine.identity import check_same_run, with_loop
+from prostate_mim.engine.loader import DrawLoader, usable_workers
 from prostate_mim.engine.memory_format import choose_memory_format
 from prostate_mim.engine.resident import fits_on, resident_bytes
 from prostate_mim.engine.settings import LoopConfig
@@ -82,7 +80,7 @@ def train(
     identity: dict[str, Any],
     augmentation: Augmentation | None = None,
     resume: bool = False,
-    allow_change: Collection[str] = (),
+    allow_change: Collection[str] | None = (),
 ) -> dict[str, Tensor]:
     """Train ``model`` and return its final weights.
 
@@ -94,7 +92,7 @@ def train(
         identity: everything else that defines the run; a resumed run must match it.
         augmentation: of batches on the device.
         resume: go on from the newest checkpoint in ``run``; start anew where there is none.
-        allow_change: dotted keys of the configuration that may differ from the resumed run's.
+        allow_change: dotted keys that may differ from the resumed run's; None: see ``check_same_run``.
 
     Returns:
         Whole weights by name on the CPU, on every rank; the moving average where the configuration asks for one, and
@@ -111,7 +109,7 @@ def train(
         raise UsageError(
             f"batch {config.batch} cannot be shared by {accelerator.num_processes} processes; use a multiple"
         )
-    identity = json.loads(json.dumps({**identity, "loop": dataclasses.asdict(config)}))
+    identity = with_loop(identity, config)
     if accelerator.is_main_process:
         sweep(run)
     checkpoint = load_newest(run) if resume else None
@@ -120,7 +118,7 @@ def train(
     training = _Training(accelerator, model, dataset, task, config, augmentation, checkpoint, identity)
     if task.begin is not None and accelerator.is_main_process:
         task.begin(training.first)
-    with StopRequest() as stop, training.reported():
+    with StopRequest(quiet=not accelerator.is_main_process) as stop, training.reported():
         training.go(run, stop)
     return training.weights()
 
@@ -214,7 +212,7 @@ class _Training:
             batch=self.config.batch,
             rank=accelerator.process_index,
             ranks=accelerator.num_processes,
-            workers=self.config.workers,
+            workers=usable_workers(self.config.workers),
             timeout_seconds=self.config.loader_timeout,
             resident_on=resident,
             finish=self._finish_in_workers() if device.type == "cpu" else None,
@@ -232,6 +230,7 @@ class _Training:
             progress_bar(*columns, quiet=quiet) as bar,
         ):
             shown = bar.add_task(self.task.label, total=config.steps, completed=self.first, loss="-", rate="-")
+            self._describe: Callable[[str], None] = lambda text: bar.update(shown, description=text, refresh=True)
             if self.first == 0:
                 self._look(tracker, 0)
             loader, last = self._loader(self.first, config.steps), time.monotonic()
@@ -283,14 +282,13 @@ class _Training:
         if asked or over or done % config.checkpoint_every == 0 or done == config.steps:
             self._save(run, done)
         if asked and done < config.steps and not over:
-            if self.accelerator.is_main_process:
-                sys.stderr.write(f"asked to stop after step {done}; its checkpoint is written, go on with --resume\n")
-            raise SystemExit(stop.exit_code if stop.signal else 143)
+            stop.leave(done)
         return over
 
     def _look(self, tracker: Tracker, done: int) -> None:
         if not self.config.health_every:
             return
+        self._describe("measuring what was learnt")
         values: Mapping[str, float] = {}
         with distributed.whole_parameters(self.model):  # every rank has a part in that, whoever looks
             if self.task.observe is not None:
@@ -299,6 +297,7 @@ class _Training:
             tracker.log(done, **values)
         self.score = self.task.score(values) if self.task.score is not None else None
         self._report("running")
+        self._describe(self.task.label)
 
     def _report(self, state: str) -> None:
         if self.task.report is not None and self.accelerator.is_main_process:

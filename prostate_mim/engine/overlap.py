@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from prostate_mim.engine.distributed import launched_rank
+from prostate_mim.engine.launched import launched_rank
 from prostate_mim.hub import Studies
 from prostate_mim.leaks import Leak, model_saw, read_aliases, refuse, same_person, same_voxels
 from prostate_mim.manifest import Manifest

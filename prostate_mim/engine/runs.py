@@ -1,4 +1,4 @@
-"""The beginning of a run: its folder, and its studies on the network's grid."""
+"""The studies of a run on the network's grid."""
 
 from __future__ import annotations
 
@@ -6,30 +6,11 @@ import sys
 from pathlib import Path
 
 from prostate_mim.engine.data import Region
-from prostate_mim.engine.distributed import launched_rank
+from prostate_mim.engine.launched import launched_rank
 from prostate_mim.engine.tracker import progress_bar
-from prostate_mim.errors import UsageError
-from prostate_mim.files import make_folder
 from prostate_mim.manifest import Manifest
 from prostate_mim.spec import InputSpec
 from prostate_mim.store import PreparedManifest, PreparedRow, prepare_manifest
-
-
-def prepare_run(out: str | Path, resume: bool) -> Path:
-    """The run folder, writable now; a folder that holds a run already needs ``--resume``.
-
-    Raises:
-        UsageError: it holds a run and ``resume`` is off, or a finished one, or cannot be written.
-    """
-    if launched_rank():
-        return Path(out)  # rank 0 looks at it, and may have begun to write there
-    run = make_folder(out)
-    if (run / "release").exists():
-        raise UsageError(f"{run}: this run is finished (it has release/); choose a new --out")
-    begun = any(any(run.glob(pattern)) for pattern in ("metrics.jsonl", "checkpoint-*", "*/metrics.jsonl"))
-    if begun and not resume:
-        raise UsageError(f"{run}: holds a run already; go on with --resume, or choose a new --out")
-    return run
 
 
 def prepare_rows(

@@ -61,6 +61,7 @@ def fit(
     folder: Path,
     config: FinetuneConfig,
     resume: bool,
+    label: str = "",
 ) -> LesionClassifier:
     """A copy of ``model`` fitted to some rows, and to nothing else.
 
@@ -70,6 +71,7 @@ def fit(
         rows: places in ``lesions``. With patience, or calibration of a trained network, one inner fold of their
             patients is held out of the training and decides both.
         folder: of this training.
+        label: what its progress bar calls it; the folder's name if empty.
 
     Raises:
         UsageError: too few patients to hold some out, or one class only.
@@ -85,7 +87,7 @@ def fit(
         if config.mode == "linear":
             return fitted.eval()
     fitted.temperature.fill_(1)  # that of the linear head, which is trained on
-    return _train(fitted, lesions, learned, held, folder, config, resume).eval()
+    return _train(fitted, lesions, learned, held, folder, config, resume, label or folder.name).eval()
 
 
 def split_inner(lesions: Lesions, rows: Sequence[int], config: FinetuneConfig) -> tuple[list[int], list[int]]:
@@ -128,6 +130,7 @@ def _train(
     folder: Path,
     config: FinetuneConfig,
     resume: bool,
+    label: str,
 ) -> LesionClassifier:
     """The head with a frozen encoder, and then all weights, as the configuration says."""
     objective = Objective.of(lesions, learned, config)
@@ -143,7 +146,10 @@ def _train(
     for number, (place, epochs, still) in enumerate(phases):
         fitted.freeze(still)
         last = number + 1 == len(phases)
-        weights = _phase(trained, lesions, learned, objective, watch if last else None, place, epochs, config, resume)
+        named = f"{label}, frozen" if still else label
+        weights = _phase(
+            trained, lesions, learned, objective, watch if last else None, place, epochs, config, resume, named
+        )  # fmt: skip
         trained.load_state_dict(weights, strict=True)
     fitted.freeze(False)
     if watch is not None and config.calibrate:
@@ -162,6 +168,7 @@ def _phase(
     epochs: int,
     config: FinetuneConfig,
     resume: bool,
+    label: str,
 ) -> dict[str, Tensor]:
     """Weights after some epochs; with ``watch``, the best among those at the ends of epochs."""
     make_folder(folder)
@@ -180,9 +187,9 @@ def _phase(
     }
     return train(
         synchronise_norms(copy.deepcopy(trained)), dataset,
-        Task(objective, depths=depths, label=folder.name, early=early), loop, folder,
+        Task(objective, depths=depths, label=label, early=early), loop, folder,
         identity={"task": "finetune", "rows": learned, "start": classifier.encoder.revision, **plain(config)},
-        augmentation=config.augmentation, resume=resume,
+        augmentation=config.augmentation, resume=resume, allow_change=None,
     )  # fmt: skip
 
 

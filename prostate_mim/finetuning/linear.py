@@ -22,7 +22,7 @@ Ints = npt.NDArray[Any]
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 _NEVER = 30.0  # logit of what was always, or never, so among the training rows
-_HOTTEST = 20.0
+HOTTEST = 20.0
 
 
 @dataclass(frozen=True)
@@ -145,13 +145,18 @@ def fit_temperature(logits: Array, labels: Ints) -> float:
     found, truth = np.asarray(logits, np.float64)[known], np.asarray(labels, np.float64)[known]
     if truth.size == 0 or truth.min() == truth.max():
         return 1.0
-    edge = float(np.log(_HOTTEST))
+    edge = float(np.log(HOTTEST))
 
     def loss(log_temperature: float) -> float:
         return log_loss(found / np.exp(log_temperature), truth)
 
     fitted = minimize_scalar(loss, bounds=(-edge, edge), method="bounded", options={"xatol": 1e-4})
     return float(np.exp(fitted.x))
+
+
+def at_limit(temperature: float) -> bool:
+    """Whether ``fit_temperature`` would have gone on: the number says nothing of how the logits should be scaled."""
+    return bool(abs(np.log(temperature)) > np.log(HOTTEST) - 1e-3)  # the search ends just inside of its bounds
 
 
 def log_loss(logits: Array, labels: Array) -> float:

@@ -5,23 +5,26 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from prostate_mim.classifier import LesionClassifier
 from prostate_mim.config import config_to_dict, read_config, write_config
-from prostate_mim.engine.distributed import launched_rank, launched_ranks, pick_device
+from prostate_mim.engine.announce import announce
 from prostate_mim.engine.identity import check_same_run
+from prostate_mim.engine.launched import launched_rank, launched_ranks
 from prostate_mim.engine.overlap import check_overlap
 from prostate_mim.engine.records import begin_record, finish_record
-from prostate_mim.engine.runs import prepare_rows, prepare_run
+from prostate_mim.engine.run_folder import check_run_folder, prepare_run
+from prostate_mim.engine.runs import prepare_rows
 from prostate_mim.files import sha256_of
 from prostate_mim.finetuning.config import ClassifierConfig, FinetuneConfig, FinetuneRunConfig, without_unused
 from prostate_mim.finetuning.fit import fit, plain, starting_point
 from prostate_mim.finetuning.lesions import Lesions, check_targets, gather
 from prostate_mim.finetuning.regions import JITTER_ZYX, Features, predict_regions, region_features
-from prostate_mim.finetuning.results import FinetuneRun, figures, score, write_results
+from prostate_mim.finetuning.results import FinetuneRun, figures, score, warn_of_limits, write_results
 from prostate_mim.finetuning.subsets import labelled_subset
 from prostate_mim.folds import assign_folds, recorded_folds
 from prostate_mim.hub import Studies
@@ -69,7 +72,8 @@ def finetune(
         TrainingError: a loss is not finite.
     """
     config = config or FinetuneConfig()
-    pick_device(config.loop.device)  # refuse it before an hour of reading
+    check_run_folder(out, resume)  # refuse it before an hour of reading, as a device that is not there
+    announce(config.loop, steps=config.mode != "linear")
     start = starting_point(model, config)
     listed = read_manifest(manifest, labels=True, level=config.level)
     check_targets(listed, config)
@@ -88,13 +92,16 @@ def finetune(
         _begin(run, whole, prepared, overlap)
     lesions = gather(listed, prepared, folds, start.spec, config)
     verb = _cross_validate if config.test_fold is None else _hold_out
-    tested, probabilities, final = verb(start, lesions, run, config, resume)
-    scored = score(tested, probabilities, run / "release", overlap, config)
+    found = verb(start, lesions, run, config, resume)
+    scored, final = score(found.tested, found.probabilities, run / "release", overlap, config), found.final
+    if config.calibrate:
+        scored = dataclasses.replace(scored, temperatures=found.temperatures)
     if launched_rank() == 0:
+        warn_of_limits(scored, config)
         final.details = {**start.details, "finetuning": {**plain(config), **figures(scored)}}
         final.studies = _seen(start, final, prepared, folds, config)
         release = final.save_pretrained(scored.release, name=config.name or start.name)
-        write_results(run, scored, tested, config)
+        write_results(run, scored, found.tested, config)
         finish_record(run, weights_sha256=sha256_of(release / WEIGHTS))
         for checkpoint in run.glob("*/checkpoint-*.safetensors"):
             checkpoint.unlink()  # they resume an unfinished run, and this one is finished
@@ -108,6 +115,22 @@ def _folds_of(listed: Manifest, config: FinetuneConfig) -> list[int]:
     return assign_folds(listed, config.folds, config.loop.seed)
 
 
+class _Found(NamedTuple):
+    """What trainings leave.
+
+    Attributes:
+        tested: the rows that were tested.
+        probabilities: (N,) theirs, each by a model that saw nobody of its fold.
+        final: the classifier to release.
+        temperatures: of the folds' classifiers, then of ``final`` where it is none of them.
+    """
+
+    tested: Lesions
+    probabilities: Features
+    final: LesionClassifier
+    temperatures: tuple[float, ...]
+
+
 def _fit_to(
     start: LesionClassifier,
     lesions: Lesions,
@@ -116,44 +139,49 @@ def _fit_to(
     folder: Path,
     config: FinetuneConfig,
     resume: bool,
+    label: str,
 ) -> LesionClassifier:
-    """A classifier from the labelled share of some rows."""
+    """A classifier from the labelled share of some rows; ``label`` is its progress bar's."""
     chosen = labelled_subset(lesions.labels, lesions.patients, rows, config.fraction, config.fraction_seed)
-    return fit(start, lesions, features, chosen, folder, config, resume)
+    return fit(start, lesions, features, chosen, folder, config, resume, label)
 
 
 def _cross_validate(
     start: LesionClassifier, lesions: Lesions, run: Path, config: FinetuneConfig, resume: bool
-) -> tuple[Lesions, Features, LesionClassifier]:
-    """The rows; (N,) probabilities, each by a model that saw nobody of its fold; and the classifier to release."""
+) -> _Found:
+    """Every fold in turn, then all rows."""
     views = _views(start, lesions, config)
     features = views[0] if views else None
-    probabilities, members = np.zeros(len(lesions)), []
-    for fold in sorted(set(lesions.folds.tolist())):
+    probabilities, members, temperatures = np.zeros(len(lesions)), [], []
+    folds = sorted(set(lesions.folds.tolist()))
+    for number, fold in enumerate(folds, 1):
         held_out, learned = (np.flatnonzero(part).tolist() for part in (lesions.folds == fold, lesions.folds != fold))
-        fitted = _fit_to(start, lesions, features, learned, run / f"fold-{fold}", config, resume)
+        label = f"fold {number} of {len(folds)}"
+        fitted = _fit_to(start, lesions, features, learned, run / f"fold-{fold}", config, resume, label)
         if config.mode == "linear":
             probabilities[held_out] = np.mean([_by_head(fitted, view[held_out]) for view in views], 0)
         else:
             regions = [lesions.regions[i] for i in held_out]
             probabilities[held_out] = predict_regions(fitted, regions, config.loop.device, flips=config.flips)
         members += [fitted] if config.ensemble else []
+        temperatures.append(float(fitted.temperature))
     if config.ensemble:
-        return lesions, probabilities, LesionClassifier.ensemble(members)
+        return _Found(lesions, probabilities, LesionClassifier.ensemble(members), tuple(temperatures))
     every = list(range(len(lesions)))
-    return lesions, probabilities, _fit_to(start, lesions, features, every, run / "final", config, resume)
+    final = _fit_to(start, lesions, features, every, run / "final", config, resume, "all studies")
+    return _Found(lesions, probabilities, final, (*temperatures, float(final.temperature)))
 
 
-def _hold_out(
-    start: LesionClassifier, lesions: Lesions, run: Path, config: FinetuneConfig, resume: bool
-) -> tuple[Lesions, Features, LesionClassifier]:
-    """The rows of the test fold; their probabilities; and the classifier, which was given nothing else of them."""
+def _hold_out(start: LesionClassifier, lesions: Lesions, run: Path, config: FinetuneConfig, resume: bool) -> _Found:
+    """The test fold alone, of which the classifier was given nothing else."""
     is_tested = lesions.folds == config.test_fold
     learned, tested = (lesions.part(np.flatnonzero(part).tolist()) for part in (~is_tested, is_tested))
     views = _views(start, learned, config)
     every, features = list(range(len(learned))), views[0] if views else None
-    fitted = _fit_to(start, learned, features, every, run / f"fold-{config.test_fold}", config, resume)
-    return tested, predict_regions(fitted, tested.regions, config.loop.device, flips=config.flips), fitted
+    place, label = run / f"fold-{config.test_fold}", f"without fold {config.test_fold}"
+    fitted = _fit_to(start, learned, features, every, place, config, resume, label)
+    probabilities = predict_regions(fitted, tested.regions, config.loop.device, flips=config.flips)
+    return _Found(tested, probabilities, fitted, (float(fitted.temperature),))
 
 
 def _views(start: LesionClassifier, lesions: Lesions, config: FinetuneConfig) -> list[Features]:

@@ -34,6 +34,8 @@ p { margin: .4rem 0; }
 .warnings li.collapse { border-color: #b42318; background: #fee4e2; font-weight: 600; }
 .good { margin: 1.2rem 0 0; padding: .6rem .9rem; border-radius: .4rem; border-left: .35rem solid #2e7d4f;
   background: #ecf8f0; }
+.open { margin: 1.2rem 0 0; padding: .6rem .9rem; border-radius: .4rem; border-left: .35rem solid #b54708;
+  background: #fff4e5; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(24rem, 1fr)); gap: 1rem; margin-top: .7rem; }
 .records { align-items: start; }
 .card { background: #fff; border: 1px solid var(--line); border-radius: .6rem; padding: .9rem 1rem; }
@@ -90,6 +92,7 @@ class Page:
         progress: share of the steps that is done, 0 to 1; None where it is not known.
         tiles: (figure, what it is).
         warnings: worst first; those that begin with or hold COLLAPSE stand out.
+        verdict: (one line, whether it is good) on what is restored; None where nothing of it was measured.
         looked: the run has been observed, so that no warning means something.
         sections: (heading, one line, cards).
         pictures: the card of the reconstructions, or None.
@@ -101,6 +104,7 @@ class Page:
     subtitle: str
     progress: float | None
     tiles: Sequence[tuple[str, str]]
+    verdict: tuple[str, bool] | None
     warnings: Sequence[str]
     looked: bool
     sections: Sequence[tuple[str, str, Sequence[Card]]]
@@ -142,7 +146,7 @@ def _header(page: Page) -> str:
     return (
         f'<header><div><h1>{html.escape(page.title)}<span class="badge {html.escape(page.state)}">'
         f'{html.escape(page.state)}</span></h1><p class="quiet">{html.escape(page.subtitle)}</p>'
-        f'{_bar(page.progress)}{_warnings(page)}<div class="tiles">{tiles}</div></div></header>'
+        f'{_bar(page.progress)}{_verdict(page.verdict)}{_warnings(page)}<div class="tiles">{tiles}</div></div></header>'
     )
 
 
@@ -155,6 +159,13 @@ def _bar(progress: float | None) -> str:
         f'<div class="bar"><svg viewBox="0 0 100 1" preserveAspectRatio="none" role="img" aria-label="{width:.0f} % '
         f'done"><rect width="{width:.2f}" height="1" fill="#1d4e89"/></svg></div>'
     )
+
+
+def _verdict(verdict: tuple[str, bool] | None) -> str:
+    if verdict is None:
+        return ""
+    text, good = verdict
+    return f'<p class="{"good" if good else "open"}">{html.escape(text)}</p>'
 
 
 def _warnings(page: Page) -> str:

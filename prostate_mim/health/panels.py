@@ -46,9 +46,11 @@ def _error(region: str, where: str) -> Panel:
         f"Error on hidden tissue {where}",
         ((f"health/error{region}", "network"),),
         "Mean squared error on hidden voxels of the watched studies, the same ones at every look, in units of each "
-        "block's own variance. 1 is a network that knows each block's mean and nothing of its shape. Interpolation "
-        "from the visible voxels needs no training: a useful network comes to lie below it. Where targets are "
-        "normalised by block the network is given each block's mean, so compare it with the corrected interpolation.",
+        "block's own variance. The block mean, about 1, knows each block's mean and nothing of its shape; "
+        "interpolation from the visible voxels needs no training either. A useful network comes to lie below both. "
+        "Where targets are normalised by block it is given each block's mean: compare it with the corrected "
+        "interpolation, for an untrained network too lies below the other. An error at the block mean is usual early "
+        "in a training; if it stays, look at the learning rate.",
         "lower",
         (
             (f"health/interpolation{region}", "interpolation"),

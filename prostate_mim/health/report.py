@@ -14,6 +14,7 @@ from prostate_mim.health.drawing import curves_svg, reconstructions_png
 from prostate_mim.health.page import Card, Page, inline, render
 from prostate_mim.health.panels import SECTIONS, Panel
 from prostate_mim.health.run_folder import RunFolder, read_pictures, read_run
+from prostate_mim.health.verdict import baseline_of, verdict_of
 
 NAME = "report.html"
 PICTURED_STEPS = 5
@@ -42,7 +43,7 @@ def write_report(run: Path, *, state: str | None = None) -> Path:
 def make_page(run: Path, state: str | None = None) -> Page:
     """What the page says; see ``write_report``."""
     folder = read_run(run)
-    total = _at(folder.config, "loop", "steps")
+    total, verdict = _at(folder.config, "loop", "steps"), verdict_of(folder)
     sections = [
         (heading, line, [_card(panel, folder) for panel in panels if _shown(panel, folder)])
         for heading, line, panels in SECTIONS
@@ -53,6 +54,7 @@ def make_page(run: Path, state: str | None = None) -> Page:
         subtitle=_subtitle(folder, total),
         progress=folder.last_step / total if isinstance(total, int) and total > 0 else None,
         tiles=_tiles(folder),
+        verdict=None if verdict is None else (f"{verdict.subject.capitalize()}: {verdict.text}.", verdict.restored),
         warnings=folder.warnings(),
         looked=bool(folder.health()),
         sections=sections,
@@ -98,10 +100,15 @@ def _shown(panel: Panel, folder: RunFolder) -> bool:
 
 
 def _tiles(folder: RunFolder) -> list[tuple[str, str]]:
+    by_gland = bool(len(folder.curve("health/error_gland")[0]))
+    region, where = ("_gland", "inside the gland") if by_gland else ("", "on hidden tissue")
+    guess = baseline_of(folder.config)
+    corrected = ", mean corrected" if guess == "interpolation_centred" else ""
     names = (
         ("loss", "loss", ".3f"),
-        ("health/error_gland", "error inside the gland", ".3f"),
-        ("health/interpolation_gland", "interpolation's error there", ".3f"),
+        (f"health/error{region}", f"error {where}", ".3f"),
+        (f"health/{guess}{region}", f"interpolation's error there{corrected}", ".3f"),
+        (f"health/block_mean{region}", "the block mean's error there", ".3f"),
         ("health/views_matched", "views matched", ".3f"),
         ("health/gland_auroc", "gland probe, AUROC", ".3f"),
         ("health/linear_auroc", "lesion probe, AUROC", ".3f"),

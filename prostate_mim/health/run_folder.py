@@ -106,8 +106,7 @@ class RunFolder:
         elif any(texts for _, texts in signs):
             steps = ", ".join(str(step) for step, texts in signs if texts)
             said.append(f"Signs of a collapse at step {steps}; the last observation shows none.")
-        said += _notes(self, looks)
-        return said
+        return said + _notes(self)
 
     def _derived(self, key: str) -> Curve:
         """Seconds a step took, or the share of them that was waiting; a resumed run's clock starts anew."""
@@ -203,15 +202,8 @@ def _health_config(values: object) -> HealthConfig:
         return HealthConfig()
 
 
-def _notes(run: RunFolder, looks: list[tuple[int, dict[str, float]]]) -> list[str]:
+def _notes(run: RunFolder) -> list[str]:
     said = []
-    if len(looks) >= 3:
-        error, mean = (looks[-1][1].get(f"health/{name}") for name in ("error", "block_mean"))
-        if error is not None and mean is not None and error >= mean:
-            said.append(
-                f"Step {looks[-1][0]}: hidden tissue is restored no better ({error:.2f}) than by each block's mean "
-                f"({mean:.2f}). Early in a training that is usual; if it stays, look at the learning rate."
-            )
     _, waits = run.curve("wait_share")
     if len(waits) >= 20 and (share := float(waits[-200:].mean())) > _WAIT_SHARE:
         said.append(

@@ -158,8 +158,12 @@ def read_release(
         check_registered(entry, sums, str(root))
     config = _read_config(root / CONFIG)
     if kind is not None and config["kind"] != kind:
-        other = "finetune it first" if kind == "classifier" else "use LesionClassifier.from_pretrained"
-        raise UsageError(f"{root}: this release is {config['kind']!r}, not {kind!r}; {other}")
+        name = entry.name if entry else root
+        other = (
+            f"finetune it first: prostate-mim finetune --model {name} --manifest LESIONS.csv --out RUN"
+            if kind == "classifier" else "use LesionClassifier.from_pretrained"
+        )  # fmt: skip
+        raise UsageError(f"{name}: this release is {config['kind']!r}, not {kind!r}; {other}")
     return Release(
         folder=root,
         kind=config["kind"],

@@ -92,7 +92,8 @@ def locate(name: str | Path) -> Located:
     ``UnpinnedRevisionWarning``, and has to be asked for: ``org/name@main``. A folder on disk wins over a hub's name.
 
     Raises:
-        NotFoundError: nothing has that name; the nearest published one is suggested.
+        NotFoundError: nothing has that name, or it is a path of a folder that exists and holds no such model; the
+            nearest model beside it, else the nearest published one, is suggested.
         UsageError: a hub's name without a revision.
         NetworkError: the hub cannot be reached.
         IntegrityError: the hub gave other bytes than the release was made of.
@@ -108,7 +109,7 @@ def locate(name: str | Path) -> Located:
     hub = _HUB_NAME.fullmatch(text)
     if hub is not None:
         return _on_hub(text, hub[1], hub[2] or "")
-    near = nearest(text, read_registry(), 0.3)
+    near = _near_folder(text) or nearest(text, read_registry(), 0.3)
     hint = f"; did you mean {near!r}?" if near else ""
     raise NotFoundError(f"model {text!r}: no such published name or folder{hint} (prostate-mim list shows the names)")
 
@@ -141,18 +142,41 @@ def _on_disk(text: str) -> Path | None:
         return None
 
 
+def _near_folder(text: str) -> str:
+    """The model beside a folder that is not there, if one is called alike or is the only one; else nothing."""
+    above = _on_disk(str(Path(text).parent)) if "/" in text or "\\" in text else None
+    try:
+        inside = [] if above is None else [path for path in above.iterdir() if (_inner(path) / CONFIG).is_file()]
+    except OSError:  # a file, or a folder that may not be listed
+        return ""
+    names = [path.name for path in inside]
+    near = nearest(Path(text).name, names) or (names[0] if len(names) == 1 else "")
+    return str(Path(text).parent / near) if near else ""
+
+
 def _release_in(text: str) -> Path:
     folder = _on_disk(text)
     if folder is None:
         raise NotFoundError(f"{text}: no such folder; give a release or run folder")
     if not folder.is_dir():
         raise NotFoundError(f"{text}: is a file; a model is a release folder, a published name or org/name@revision")
+    return _inner(folder)
+
+
+def _inner(folder: Path) -> Path:
+    """A release folder itself, or the one inside a run folder."""
     return folder if (folder / CONFIG).exists() or not (folder / "release").is_dir() else folder / "release"
 
 
 def _on_hub(text: str, repository: str, revision: str) -> Located:
     if not revision:
         known = [entry for entry in read_registry().values() if entry.repository == repository]
+        if not known and _on_disk(repository.partition("/")[0]) is not None:
+            near = _near_folder(repository)
+            raise NotFoundError(
+                f"{text}: no such folder here{f'; did you mean {near}?' if near else ''} (a model on a hub needs its "
+                f"revision: {repository}@<commit>)"
+            )
         if not known:
             raise UsageError(
                 f"{text}: no such folder here; a model on a hub is named with its revision: {repository}@<commit> of "

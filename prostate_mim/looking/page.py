@@ -15,6 +15,7 @@ from prostate_mim.errors import VolumeError
 from prostate_mim.looking.embedding import Overlay, affine_ras, grey_window, overlays, packed
 from prostate_mim.looking.heat import Heat, heat_on, heat_values
 from prostate_mim.manifest import Point
+from prostate_mim.preprocess import check_inside
 from prostate_mim.volume import Volume
 
 FOLDER = Path(__file__).parent
@@ -106,12 +107,7 @@ def study_page(
 
 def _check_places(volume: Volume, markers: Sequence[Marker], focus: Point | None) -> None:
     for place in [*(marker.position_mm_lps for marker in markers), *([focus] if focus else [])]:
-        if not volume.contains(place):
-            x, y, z = place
-            raise VolumeError(
-                f"{volume.source}: the position ({x:.1f}, {y:.1f}, {z:.1f}) mm LPS is outside the volume; "
-                "it is x y z of this very series, LPS, not RAS and not voxels"
-            )
+        check_inside(volume, place)
 
 
 def _values(volume: Volume, shown: Sequence[Overlay], markers: Sequence[Marker], focus: Point | None) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def file_looked(
         notes.append(_note(read[name], volume))
     markers = [] if position_mm_lps is None else [Marker(position_mm_lps, "position", chosen=True)]
     said = tuple(note for note in notes if note)
-    return Looked(Volume(volume.voxels, volume.geometry, "study"), "study", read, markers, notes=said)
+    return Looked(volume, "study", read, markers, notes=said)
 
 
 def _note(mask: Volume, volume: Volume) -> str:
@@ -165,9 +165,10 @@ def row_looked(path: Path, number: int) -> Looked:
     """
     manifest = read_manifest(path)
     study = open_study(manifest, manifest.row(number))
+    place = study.centre_mm_lps if study.has_place else None
     where = {name: f"{study.where} ({name}_mask)" for name in study.masks}
     masks = {name: Volume(given.voxels, given.geometry, where[name]) for name, given in study.masks.items()}
-    return Looked(study.volume, f"row {number}", masks, _markers(manifest, study), study.centre_mm_lps, study.notes)
+    return Looked(study.volume, f"row {number}", masks, _markers(manifest, study), place, study.notes)
 
 
 def _markers(manifest: Manifest, study: Study) -> list[Marker]:

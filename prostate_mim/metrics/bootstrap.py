@@ -16,11 +16,15 @@ from prostate_mim.metrics.weighted import Batched, Ranked, Weighted
 PERCENTILES = (2.5, 97.5)
 _ELEMENTS = 100_000
 """Draws times rows that are held at once: 0.8 MB, so that a metric's passes over them stay in the cache."""
+_FEW = 10  # patients, or rows of a class, below which an interval without width is no sign of certainty
 
 
 @dataclass(frozen=True)
 class Auroc:
     """Area under the ROC curve with a 95 % interval.
+
+    As text, an interval without width is not shown where a class is small: every draw of few patients ranks them alike,
+    which says nothing of other patients.
 
     Attributes:
         value: None where only one class is present.
@@ -36,8 +40,11 @@ class Auroc:
     patients: int
 
     def __str__(self) -> str:
-        if self.value is None or self.low is None or self.high is None:
+        if self.value is None:
             return f"undefined ({self.positives} of {self.lesions} lesions positive)"
+        few = min(self.patients, self.positives, self.lesions - self.positives) < _FEW
+        if self.low is None or self.high is None or (self.low == self.high and few):
+            return f"{self.value:.3f} (too few patients for an interval)"
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 

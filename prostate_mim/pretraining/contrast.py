@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from prostate_mim.contrastive import ContrastiveModel, ContrastiveTask, FixedViews, PairDataset
-from prostate_mim.engine.distributed import launched_ranks, synchronise_norms
+from prostate_mim.engine.distributed import synchronise_norms
+from prostate_mim.engine.launched import launched_ranks
 from prostate_mim.engine.runs import region_of
 from prostate_mim.engine.seeding import derive_seed
 from prostate_mim.errors import UsageError

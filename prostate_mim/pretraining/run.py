@@ -14,11 +14,15 @@ from torch import Tensor, nn
 
 from prostate_mim.config import config_to_dict, write_config
 from prostate_mim.encoder import PreMIM
+from prostate_mim.engine.announce import announce
 from prostate_mim.engine.data import DrawDataset
-from prostate_mim.engine.distributed import is_sharded, launched_rank, launched_ranks, pick_device, synchronise_norms
+from prostate_mim.engine.distributed import is_sharded, synchronise_norms
+from prostate_mim.engine.identity import check_resumed
+from prostate_mim.engine.launched import launched_rank, launched_ranks
 from prostate_mim.engine.loop import Observer, Task, train
 from prostate_mim.engine.records import begin_record, finish_record
-from prostate_mim.engine.runs import prepare_rows, prepare_run, region_of
+from prostate_mim.engine.run_folder import check_run_folder, prepare_run
+from prostate_mim.engine.runs import prepare_rows, region_of
 from prostate_mim.engine.seeding import derive_seed
 from prostate_mim.engine.tracking import check_trackers
 from prostate_mim.errors import UsageError
@@ -70,8 +74,11 @@ def pretrain(
         TrainingError, ResourceError: see ``engine.loop.train``.
     """
     config = config or PretrainConfig()
-    pick_device(config.loop.device)  # refuse these before an hour of reading
+    check_run_folder(out, resume)  # refuse these before an hour of reading
+    announce(config.loop)
     check_trackers(config.loop.trackers)
+    if resume:
+        check_resumed(Path(out), _identity(config, None), config.loop, allow_change)
     listed = _learnt_from(read_manifest(manifest), config)
     model = _untrained(config, listed)
     run, kept = prepare_run(out, resume), None if store is None else Path(store)
@@ -164,8 +171,12 @@ def _task(config: PretrainConfig, prepared: PreparedManifest, run: Path, observe
     )  # fmt: skip
 
 
-def _identity(config: PretrainConfig, data: str) -> dict[str, Any]:
-    """What a resumed run must have in common with the one before; the loop adds its own part."""
+def _identity(config: PretrainConfig, data: str | None) -> dict[str, Any]:
+    """What a resumed run must have in common with the one before; the loop adds its own part.
+
+    Args:
+        data: fingerprint of the studies; None where they are not read yet.
+    """
     values = config.used(config_to_dict(config))
     for name in ("loop", "health", "watch", "begin_source"):  # how one looks, and where files lie, changes nothing
         values.pop(name, None)

@@ -10,7 +10,8 @@ from pathlib import Path
 from torch import nn
 
 from prostate_mim.contrastive import ContrastiveModel
-from prostate_mim.engine.distributed import launched_rank, unwrapped
+from prostate_mim.engine.distributed import unwrapped
+from prostate_mim.engine.launched import launched_rank
 from prostate_mim.engine.loop import Observer
 from prostate_mim.engine.runs import prepare_rows
 from prostate_mim.health import HealthMonitor, Watched

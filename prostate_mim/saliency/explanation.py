@@ -16,6 +16,7 @@ from prostate_mim.errors import IntegrityError, UsageError
 from prostate_mim.manifest import Point
 from prostate_mim.nets.modes import evaluating
 from prostate_mim.preprocess import BoolArray, Crop, prepare_crop
+from prostate_mim.saliency import METHODS
 from prostate_mim.saliency.cells import FloatArray
 from prostate_mim.saliency.gradcam import encoders_of, gradcam, stage_number
 from prostate_mim.saliency.occlusion import BOX_MM_ZYX, box_voxels, occlusion
@@ -24,7 +25,6 @@ from prostate_mim.volume import Geometry, Volume, write_volume
 from prostate_mim.volume.orient import on_file_axes
 from prostate_mim.volume.read import read_stored
 
-METHODS = ("gradcam", "hirescam", "occlusion")
 NEAR_MM = 10.0
 
 

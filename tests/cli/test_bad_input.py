@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from outcomes import refused
+
+from prostate_mim.console import to_go_on
 
 HEADER = ["study_id", "patient_id", "t2w", "lesion_id", "label", "position_mm_lps"]
 
@@ -70,8 +73,9 @@ def test_unknown_model_suggests_the_nearest(run, table, tmp_path: Path) -> None:
 
 
 def test_encoder_where_a_classifier_is_needed(run, small_encoder: Path, cohort: Path) -> None:
-    """Predicting with an encoder says to fine-tune it first."""
-    refused(run("predict", "--manifest", cohort, "--model", small_encoder), 2, "finetune it first")
+    """Predicting with an encoder says to fine-tune it first, and by which command."""
+    command = f"finetune it first: prostate-mim finetune --model {small_encoder} --manifest "
+    refused(run("predict", "--manifest", cohort, "--model", small_encoder), 2, command)
 
 
 def test_missing_files(run, small_encoder: Path, tmp_path: Path) -> None:
@@ -158,6 +162,19 @@ def test_full_disk_leaves_nothing_behind(cohort: Path, tmp_path: Path) -> None:
     assert left == ["config.toml", "metrics.jsonl", "report.html", "run.json", "tensorboard"]
 
 
+def test_what_to_type_after_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quoted for the shell, --resume once, the program as it was called; nothing for what is simply repeated."""
+    program = "/usr/bin/prostate-mim"
+    asked = [program, "pretrain", "--out", "a b", "--size", "8 32 32"]
+    expected = "; go on with: prostate-mim pretrain --out 'a b' --size '8 32 32' --resume"
+    assert to_go_on(asked) == to_go_on([*asked, "--resume"]) == expected
+    assert to_go_on([program, "study", "--out", "s"]) == "; go on with: prostate-mim study --out s"
+    assert to_go_on(["/x/prostate_mim/__main__.py", "finetune"]).endswith(": python -m prostate_mim finetune --resume")
+    assert to_go_on([program, "bench"]) == to_go_on([program]) == ""
+    monkeypatch.setenv("WORLD_SIZE", "2")  # what the launcher was told is not known here
+    assert to_go_on(asked) == "; go on with the same command and --resume"
+
+
 def test_interrupt_says_how_to_go_on(run, cohort: Path, tmp_path: Path) -> None:
     """Ctrl-C during training is one line and exit code 130, and --resume goes on, with what it may change."""
     arguments = [
@@ -171,11 +188,13 @@ def test_interrupt_says_how_to_go_on(run, cohort: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "--resume" in err.splitlines()[-1]
+    assert err.count("--resume") == 1
+    words = shlex.split(err.splitlines()[-1].partition("go on with: ")[2])
+    assert words == ["python", "-m", "prostate_mim", *arguments, "--resume"]
     assert "Traceback" not in err
     assert not list((tmp_path / "run").glob(".*tmp*"))
     last = max(int(path.name.split("-")[1].split(".")[0]) for path in (tmp_path / "run").glob("checkpoint-*"))
-    again = (*arguments, "--resume", "--steps", last + 1, "--set", "loop.warmup=40")
-    refused(run(*again), 2, "loop.steps 400 -> ", "--allow-change")
+    again = (*words[3:], "--steps", last + 1)
+    refused(run(*again), 2, "(loop.steps 400 -> ", "with --allow-change loop.steps, or")  # its warm-up goes with it
     assert run(*again, "--allow-change", "loop.steps").code == 0
     assert (tmp_path / "run" / "release").exists()

@@ -14,9 +14,10 @@ from outcomes import refused
 from wrong_inputs import WRONG
 
 from prostate_mim.classifier import LesionClassifier
+from prostate_mim.deploy.prediction import NO_POSITION
 from prostate_mim.encoder import PreMIM
 from prostate_mim.phantom import make_study
-from prostate_mim.volume import Volume, write_volume
+from prostate_mim.volume import Volume, read_volume, write_volume
 from prostate_mim.volume.geometry import Geometry
 
 PLANTED = "doe-john"  # in the path and in both ids of every row
@@ -105,6 +106,8 @@ def test_table_for_people(run, make: Make) -> None:
     passed = run("data", "check", make("good.csv", [{"t2w": "good.nii.gz"}]))
     assert passed.code == 0
     assert "nothing flagged" in passed.out
+    (note,) = [line for line in passed.out.splitlines() if "sha256" in line]  # not broken at the terminal's width
+    assert note.startswith("note: 1 of 1 rows have no sha256") and "docs/data.md" in note
 
 
 def test_overlap_within_and_between(run, make: Make) -> None:
@@ -143,7 +146,9 @@ def classifier(small_encoder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_predict_carries_flags(run, files: Path, classifier: Path) -> None:
     """A good study has none, a wrong one has; in text they are warnings on stderr, the probability stays on stdout."""
-    good = run("predict", files / f"{PLANTED}-good.nii.gz", "--model", classifier, "--json")
+    path = files / f"{PLANTED}-good.nii.gz"
+    place = " ".join(map(str, read_volume(path).centre_mm_lps))
+    good = run("predict", path, "--position", place, "--model", classifier, "--json")
     assert good.code == 0, good.err
     assert good.json["flags"] == []
     wrong = run("predict", files / f"{PLANTED}-double.nii.gz", "--model", classifier, "--json")
@@ -166,7 +171,9 @@ def test_strict_refuses(run, files: Path, make: Make, classifier: Path) -> None:
     refused(outcome, 9, "row 2", "allowed")
     assert PLANTED not in outcome.err
     passed = run("predict", "--manifest", manifest, "--model", classifier, "--json")
-    assert [bool(row["flags"]) for row in passed.json] == [False, True]
+    assert passed.json[0]["flags"] == [NO_POSITION]  # no matter of the image: --strict has let it pass above
+    assert [len(row["flags"]) > 1 for row in passed.json] == [False, True]
+    assert passed.json[1]["flags"][-1] == NO_POSITION
 
 
 def test_strict_needs_one_process(run, make: Make, classifier: Path, tmp_path: Path) -> None:

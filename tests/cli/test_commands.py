@@ -40,6 +40,16 @@ def test_the_commands_are_known() -> None:
     assert {"pretrain", "finetune", "report", "embed", "predict", "data", "data prepare", "phantom"} <= set(COMMANDS)
 
 
+def test_help_follows_the_main_path(run) -> None:
+    """Every command and group once, the main path first and in its order, groups not at the end."""
+    lines = [line.strip("│ ").split() for line in run("--help").out.splitlines() if line.startswith("│ ")]
+    top = [name for name in COMMANDS if name and " " not in name]
+    shown = [line[0] for line in lines if line and line[0] in top]
+    assert sorted(shown) == sorted(top)
+    assert shown[:5] == ["phantom", "data", "pretrain", "finetune", "predict"]
+    assert shown.index("bench") < shown.index("list") < shown.index("hub") < shown.index("doctor")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_every_command(run, name: str) -> None:
     """--help works and lists every option."""
@@ -48,6 +58,25 @@ def test_help_of_every_command(run, name: str) -> None:
     assert "Usage: " in shown.out
     if name == "data prepare":
         assert all(option in shown.out for option in ("--out", "--size", "--workers", "--skip-bad", "--json"))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_default_is_in_brackets_twice(run, name: str) -> None:
+    """Typer shows a default that is no value as ``[default: (1000)]``; options.option says it in the help instead."""
+    shown = run(*name.split(), "--help").out
+    assert "[default: (" not in " ".join(shown.replace("│", " ").split())
+
+
+def test_options_of_a_training_stand_in_groups(run) -> None:
+    """Over 40 options in one list are read by nobody: those of each group stay together, under its title."""
+    for command, titles in (
+        ("pretrain", ("Data", "Masking", "Machine")),
+        ("finetune", ("Data", "Evaluation", "Machine")),
+    ):
+        shown = run(command, "--help").out
+        assert all(f"─ {title} ─" in shown for title in ("Options", *titles)), shown
+        groups = {one.rich_help_panel for one in COMMANDS[command].parameters.values()}
+        assert len(groups) >= 6, groups
 
 
 def test_unknown_commands_and_options_are_refused(run) -> None:
@@ -72,7 +101,7 @@ def default_of(config: Any, key: str) -> Any:
 
 @pytest.mark.parametrize("command", ["pretrain", "finetune"])
 def test_help_shows_the_configurations_defaults(command: str) -> None:
-    """Every option that sets a key is None by default, and its help names the default of the dataclass."""
+    """Every option that sets a key is None by default, and its help ends with the default of the dataclass."""
     from prostate_mim.finetuning import FinetuneRunConfig
     from prostate_mim.mim.methods import METHODS
     from prostate_mim.pretraining import PretrainConfig
@@ -82,7 +111,9 @@ def test_help_shows_the_configurations_defaults(command: str) -> None:
     parameters = COMMANDS[command].parameters
     for name, sets in table.items():
         assert parameters[name].default is None, name
-        shown, default = parameters[name].show_default, default_of(config, sets.key)
+        _, said, shown = parameters[name].help.rpartition(" Default: ")
+        assert said and not parameters[name].show_default, name
+        shown, default = shown.removesuffix("."), default_of(config, sets.key)
         if sets.key == "method":
             assert METHODS[shown] == default
         elif sets.key.startswith("method."):

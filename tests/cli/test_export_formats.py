@@ -73,6 +73,7 @@ def test_a_file_in_half_precision_for_one_size(run: Any, small_encoder: Path, tm
     path = tmp_path / "a.onnx"
     done = run("export", str(small_encoder), "--onnx", "--out", str(path), "--fp16", "--static", "8,32,32")
     assert done.code == 0, done.err
+    assert "exported" in done.err and "exported" not in done.out  # what the bar says at its end
     said = run("verify", str(path))
     assert (
         said.code == 0 and "precision: float16" in said.out and "cpu        CPUExecutionProvider, differs" in said.out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from prostate_mim import OnnxClassifier, OnnxEncoder, PreMIM, read_volume
+from prostate_mim.deploy.prediction import Prediction
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,10 @@ def test_1_pretrain(run, cohort: Path, work: Path) -> None:
         "--size", "8 32 32", "--mask-ratio", 0.5, "--name", "resenc-s.tiny", "--device", "cpu", "--json",
     )  # fmt: skip
     assert made.code == 0, made.err
-    assert made.json == {"release": str(work / "mim" / "release")}
+    assert made.json["release"] == str(work / "mim" / "release") and set(made.json) == {"release", "hidden_tissue"}
+    verdict = made.json["hidden_tissue"]
+    assert (verdict["step"], verdict["restored"]) == (3, False) and "not yet below" in verdict["text"]
+    assert f"hidden tissue: {verdict['text']}\n" in run("report", work / "mim").out
     shown = run("info", work / "mim", "--json").json
     assert shown["name"] == "resenc-s.tiny"
     assert shown["spec"]["size_zyx"] == [8, 32, 32]
@@ -74,7 +79,10 @@ def test_3_predict_and_embed(run, cohort: Path, work: Path) -> None:
     path, position = first_lesion(cohort)
     one = run("predict", path, "--position", position, "--model", work / "full", "--json").json
     table = run("predict", "--manifest", cohort, "--model", work / "full", "--json").json
-    assert {"study_id", "lesion_id", "probability", "model", "spec"} <= set(one)
+    of_kit = {field.name for field in dataclasses.fields(Prediction)}  # what run_study.py and the service say
+    assert {"study_id", "lesion_id"} | of_kit == set(one) == set(table[0])
+    assert (one["study_id"], one["lesion_id"], one["reason"]) == (None, None, "the model lies there")
+    assert one["position_mm_lps"] == table[0]["position_mm_lps"] == [float(v) for v in position.split()]
     assert one["probability"] == pytest.approx(table[0]["probability"], abs=1e-6)
     with cohort.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -88,6 +96,13 @@ def test_3_predict_and_embed(run, cohort: Path, work: Path) -> None:
         x, y, z = (float(v) for v in position.split())
         expected = PreMIM.from_pretrained(work / "mim").embed(read_volume(path), (x, y, z))
         np.testing.assert_allclose(arrays["embedding"][0], expected, atol=1e-5)
+        alone = run("embed", path, "--position", position, "--model", work / "mim", "--out", work / "one.npz", "--json")
+        assert (alone.code, alone.json["rows"], alone.err) == (0, 1, "")
+        with np.load(work / "one.npz", allow_pickle=False) as one_row:
+            assert (one_row["study_id"].tolist(), one_row["lesion_id"].tolist()) == ([""], [""])
+            np.testing.assert_array_equal(one_row["embedding"][0], arrays["embedding"][0])
+    middle = run("embed", path, "--model", work / "mim", "--out", work / "one.npz")
+    assert middle.err == "warning: no position: centre of the image\n"
 
 
 def test_4_export_equals_torch(run, cohort: Path, work: Path) -> None:
@@ -140,8 +155,10 @@ def test_importing_and_help_need_no_torch() -> None:
 
 
 def test_phantom_command(run, tmp_path: Path) -> None:
-    """The phantom command prints where the manifest is, as JSON on stdout alone."""
+    """The phantom command prints where both manifests are, as JSON on stdout alone."""
     made = run("phantom", "--out", tmp_path / "p", "--studies", 1, "--seed", 7, "--json")
     assert made.code == 0
     assert Path(made.json["manifest"]).exists()
+    assert Path(made.json["studies_manifest"]) == tmp_path / "p" / "studies.csv"
+    assert Path(made.json["studies_manifest"]).exists()
     assert json.loads(made.out)["studies"] == 1

@@ -20,6 +20,7 @@ from outcomes import refused
 from picai_tree import write_picai_tree
 
 from prostate_mim import LesionClassifier, PreMIM, finetune
+from prostate_mim.cli.picai import _lines as summary
 from prostate_mim.datasets import import_dataset
 from prostate_mim.engine.settings import LoopConfig
 from prostate_mim.errors import ManifestError
@@ -150,6 +151,14 @@ def test_picai_evals_auroc_is_printed_beside_ours(made: Made, run: Run, tmp_path
     (theirs, score) = re.findall(r"^picai_eval: AUROC (\S+), AP \S+, score (\S+) \(4 studies, ", got.out, re.M)[0]
     assert ours == theirs and 0 <= float(score) <= 1
     assert "left out, positive but without a delineation: 1 study (row 4)" in got.out
+
+
+def test_an_empty_map_is_said_with_what_it_means() -> None:
+    """Which studies, what is unaffected and what is not; nothing where there is none."""
+    made = PicaiRun(Path("out"), 4, 2, (), (), (2, 3), 0.75)
+    (line,) = [line for line in summary(made, None) if "empty map" in line]
+    assert line.startswith("2 studies (row 2, 3): empty map") and "probability is unaffected, AP suffers" in line
+    assert not any("empty map" in line for line in summary(replace(made, unplaced=()), None))
 
 
 def test_without_picai_eval_one_line_says_how(

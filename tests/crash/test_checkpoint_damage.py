@@ -13,7 +13,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from writing import is_whole, made
 
-from prostate_mim.engine.checkpoint import find_checkpoints, load_newest, read_checkpoint, read_score, write_checkpoint
+from prostate_mim.engine.checkpoint import (
+    find_checkpoints,
+    load_newest,
+    newest_state,
+    read_checkpoint,
+    read_score,
+    write_checkpoint,
+)
 from prostate_mim.errors import IntegrityError, UsageError
 
 OLD, NEW = 3, 4
@@ -35,6 +42,17 @@ def falls_back(newest: Path, data: bytes, capsys: pytest.CaptureFixture[str]) ->
     said = capsys.readouterr().err.splitlines()
     aloud = len(said) == 1 and said[0].startswith("warning:") and newest.name in said[0] and "damaged" in said[0]
     return found is not None and found.step == OLD and is_whole(found) and aloud
+
+
+def test_the_first_look_reads_headers_alone(pair: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the newest file that has one; silently, as ``load_newest`` says it; nothing where there is none."""
+    assert newest_state(pair.parent) == made(NEW, score=0.5).state
+    pair.write_bytes(pair.read_bytes()[:20])
+    assert newest_state(pair.parent) == made(OLD, score=0.5).state
+    for path in find_checkpoints(pair.parent):
+        path.write_bytes(b"none")
+    assert newest_state(pair.parent) is None
+    assert capsys.readouterr().err == ""
 
 
 def parts(data: bytes) -> dict[str, range]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from nursery import Nursery
 from small_training import STEPS, last, losses, made_net, same_run, same_tensors, train_small
 
 from prostate_mim.engine.checkpoint import Checkpoint, find_checkpoints, load_newest, read_checkpoint, write_checkpoint
+from prostate_mim.engine.identity import check_same_run
 from prostate_mim.errors import IntegrityError, ProstateMimError, UsageError
 
 Straight = Callable[..., Path]
@@ -270,6 +273,38 @@ def test_only_what_is_named_may_change(straight: Straight, tmp_path: Path) -> No
     with pytest.raises(UsageError, match=r"loop\.seed 3 -> 4") as caught:
         train_small(run, resume=True, seed=4, learning_rate=0.5, allow_change=("loop.learning_rate",))
     assert "learning_rate" not in str(caught.value)
+
+
+def test_the_advice_can_be_followed(straight: Straight, tmp_path: Path) -> None:
+    """Everything that has changed is named at once, with the options that allow it: the second try goes on."""
+    run = stopped(straight(), tmp_path / "run", 6)
+    changed = {"seed": 4, "learning_rate": 0.5, "steps": 7}
+    with pytest.raises(UsageError) as caught:
+        train_small(run, resume=True, **changed)
+    said = str(caught.value)
+    assert "loop.learning_rate 0.003 -> 0.5, loop.seed 3 -> 4, loop.steps 12 -> 7" in said
+    assert "with --allow-change loop.learning_rate --allow-change loop.seed --allow-change loop.steps, or" in said
+    train_small(run, resume=True, allow_change=tuple(re.findall(r"--allow-change ([\w.]+)", said)), **changed)
+    assert last(run).step == 7
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "named"),
+    [
+        ((400, 40), (500, 50), "loop.steps"),
+        ((400, 40), (90, 9), "loop.steps"),
+        ((400, 20), (500, 50), "loop.steps loop.warmup"),
+        ((400, 40), (500, 60), "loop.steps loop.warmup"),
+        ((400, 40), (400, 50), "loop.warmup"),
+    ],
+)
+def test_a_warmup_that_nobody_gave_follows_the_steps(before: Any, now: Any, named: str) -> None:
+    """By hand: 10 % of the steps, at most 50; any other was given, and is named."""
+    first, second = ({"loop": {"steps": steps, "warmup": warmup}} for steps, warmup in (before, now))
+    with pytest.raises(UsageError) as caught:
+        check_same_run(Path("run"), first, second)
+    assert re.findall(r"--allow-change ([\w.]+)", str(caught.value)) == named.split()
+    check_same_run(Path("run"), first, second, named.split())
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,15 @@ def test_a_person_reads_counts_reasons_licence_and_citation(tree: Path, tmp_path
     assert len(read_manifest(tmp_path / "m.csv").rows) == 1
 
 
+def test_nothing_left_out_is_said(tree: Path, tmp_path: Path, run: Run) -> None:
+    """And no list is written."""
+    table = tree / "ProstateX-Findings-Train.csv"
+    table.write_text("".join(table.read_text().splitlines(True)[:2]))
+    code, out, _ = run("data", "import", "prostatex", tree, "--out", tmp_path / "m.csv")
+    assert code == 0 and "left out: none\n" in out
+    assert not (tmp_path / "m-skipped.csv").exists()
+
+
 def test_a_program_reads_json(tree: Path, tmp_path: Path, run: Run) -> None:
     """The same figures, by name."""
     code, out, _ = run("data", "import", "prostatex", tree, "--out", tmp_path / "m.csv", "--json")

@@ -36,8 +36,17 @@ def classifier() -> LesionClassifier:
 
 
 @pytest.fixture(scope="session")
-def classifier_file(classifier: LesionClassifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_onnx(classifier, tmp_path_factory.mktemp("onnx") / "classifier.onnx")
+def told() -> list[tuple[int, int, str]]:
+    """What the export of ``classifier_file`` has told of its progress."""
+    return []
+
+
+@pytest.fixture(scope="session")
+def classifier_file(
+    classifier: LesionClassifier, told: list[tuple[int, int, str]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "classifier.onnx"
+    return export_onnx(classifier, path, progress=lambda *step: told.append(step))
 
 
 @pytest.fixture(scope="session")

@@ -20,10 +20,16 @@ from prostate_mim.spec import InputSpec
 
 
 @pytest.fixture(scope="module")
-def measured() -> Bench:
+def told() -> list[tuple[int, int, str]]:
+    """What a bar is told while ``measured`` is made."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def measured(told: list[tuple[int, int, str]]) -> Bench:
     torch.manual_seed(0)
     encoder = PreMIM("resenc-s", InputSpec(size_zyx=(8, 32, 32)), name="resenc-s.small")
-    return run_bench(encoder.eval(), batch=2, rounds=1, threads=1)
+    return run_bench(encoder.eval(), batch=2, rounds=1, threads=1, progress=lambda *step: told.append(step))
 
 
 def test_rows(measured: Bench) -> None:
@@ -38,6 +44,16 @@ def test_rows(measured: Bench) -> None:
     if not torch.cuda.is_available():
         assert rows["torch CUDA"].median_ms is None and rows["torch CUDA"].note == "no GPU here"
     json.dumps(measured.to_dict(), allow_nan=False)
+
+
+def test_a_bar_has_a_total_and_a_text_at_every_step(measured: Bench, told: list[tuple[int, int, str]]) -> None:
+    """One step after another, named by engines, up to the total, which counts only the engines that are here."""
+    assert [done for done, _, _ in told] == list(range(len(told)))
+    here = [row.engine for row in measured.engines if row.median_ms is not None]
+    assert told[0][2] == "exporting"
+    for engine in here:
+        assert {f"opening {engine}", f"timing {engine}", f"memory of {engine}"} <= {what for _, _, what in told}
+    assert told[-1][0] == told[-1][1] == 2 + len(ENGINES) + 2 * len(here)
 
 
 def test_memory_is_of_one_engine(measured: Bench) -> None:

@@ -15,8 +15,11 @@ from prostate_mim.classifier import LesionClassifier
 from prostate_mim.deploy import export
 from prostate_mim.deploy.container import read_container
 from prostate_mim.deploy.export import export_onnx
+from prostate_mim.deploy.graph import graph_of
 from prostate_mim.deploy.ort import OnnxRuntime
 from prostate_mim.deploy.runtime import open_runtime
+from prostate_mim.deploy.samples import smooth
+from prostate_mim.deploy.trace import _told, steps_of
 from prostate_mim.encoder import golden_input
 from prostate_mim.errors import BackendError, ResourceError, UsageError, VerificationError
 
@@ -36,6 +39,41 @@ def test_header_repeats_model(classifier: LesionClassifier, classifier_file: Pat
     assert (header.kind, header.name, header.revision) == ("classifier", "resenc-s.test.classifier", "unreleased")
     assert header.stride_zyx == (4, 16, 16)
     assert header.library_version == __version__
+
+
+@pytest.mark.usefixtures("classifier_file")
+def test_progress_is_told(told: list[tuple[int, int, str]]) -> None:
+    """Every step once, in order and counted, from tracing to the end."""
+    phantoms = [f"comparing with torch, phantom {number} of 12" for number in range(1, 13)]
+    assert [what for _, _, what in told] == [
+        "tracing model 1 of 1", "translating into ONNX", "writing and checking the file",
+        "comparing with torch, golden sample", "comparing with torch, another size", *phantoms, "exported",
+    ]  # fmt: skip
+    assert [done for done, _, _ in told] == list(range(18))
+    assert {total for _, total, _ in told} == {17}
+
+
+def test_members_of_an_ensemble_are_told_apart(classifier: LesionClassifier) -> None:
+    """Each when it is reached, once; afterwards nothing hangs on the network, and its numbers are the same."""
+    graph = graph_of(LesionClassifier.ensemble([classifier, classifier, classifier]), "classifier")
+    said: list[str] = []
+    with torch.inference_mode():
+        batch = torch.from_numpy(smooth((1, 1, 4, 16, 16)))
+        before = graph(batch)
+        with _told(graph, said.append):
+            inside = [graph(batch), graph(batch)]
+        assert said == [*(f"tracing model {number} of 3" for number in (1, 2, 3)), "translating into ONNX"]
+        assert steps_of(graph) == len(said)
+        after = graph(batch)
+        assert len(said) == 4
+    assert all(torch.equal(logit, before[0]) for logit, _ in (*inside, after))
+
+
+@pytest.mark.usefixtures("quick")
+def test_silent_by_default(classifier: LesionClassifier, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A program that exports hears nothing, unless it asks."""
+    export_onnx(classifier, tmp_path / "a.onnx")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_encoder_header(encoder_file: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,6 +19,8 @@ from prostate_mim.classifier import LesionClassifier
 from prostate_mim.deploy import session
 from prostate_mim.deploy.available import CPU
 from prostate_mim.deploy.container import read_container
+from prostate_mim.deploy.contract import Header
+from prostate_mim.deploy.prediction import NO_POSITION
 from prostate_mim.deploy.session import OnnxClassifier, OnnxEncoder
 from prostate_mim.errors import (
     IntegrityError,
@@ -65,12 +69,33 @@ def test_predict_equals_torch(
 
 def test_prediction_carries_flags(classifier_file: Path, make_volume: Callable[..., Volume]) -> None:
     """What the checks without torch find; nothing for a good phantom, and for one slice only what a crop is asked."""
-    model = OnnxClassifier(classifier_file, device="cpu")
-    assert model.predict(make_study(77, 0).volume).flags == ()
+    model, good = OnnxClassifier(classifier_file, device="cpu"), make_study(77, 0).volume
+    x, y, z = (float(v) for v in good.centre_mm_lps)
+    assert model.predict(good, (x, y, z)).flags == ()
     flags = model.predict(make_volume()).flags
     assert any(flag.startswith("field of view along x is 36 mm, allowed 85 to 270 mm") for flag in flags)
     assert model.predict(make_volume(shape=(1, 80, 72))).flags == ()
     assert len(model.predict(make_volume(shape=(1, 80, 72), spacing=(3.0, 2.0, 2.0))).flags) == 1
+
+
+def test_a_missing_position_is_a_flag(
+    classifier: LesionClassifier, classifier_file: Path, make_volume: Callable[..., Volume], monkeypatch: Any
+) -> None:
+    """Said by torch and by the file alike, for each lesion by itself; not of one slice, nor of a whole study."""
+    model, volume = OnnxClassifier(classifier_file, "cpu"), make_volume()
+    x, y, z = (float(v) for v in volume.centre_mm_lps)
+    middle, placed = model.predict_many(volume, [None, (x, y, z)])
+    assert middle.probability == pytest.approx(placed.probability, abs=1e-6)
+    assert middle.flags == (*placed.flags, NO_POSITION)
+    assert middle.position_mm_lps == pytest.approx((x, y, z), abs=1e-3)
+    assert placed.position_mm_lps == (x, y, z)
+    torchs, one = classifier.predict(volume), make_volume(shape=(1, 80, 72))
+    assert (torchs.flags, torchs.position_mm_lps) == ((NO_POSITION,), middle.position_mm_lps)
+    assert classifier.predict(volume, (x, y, z)).flags == classifier.predict(one).flags == ()
+    whole = LesionClassifier(classifier.encoder, pooling="mean")
+    assert whole.predict(volume).flags == ()
+    monkeypatch.setattr(model, "whole_study", True)  # as the header of a file of such a model says
+    assert model.predict(volume).flags == placed.flags
 
 
 def test_predictions_differ_between_positions(classifier_file: Path, make_volume: Callable[..., Volume]) -> None:
@@ -104,6 +129,17 @@ def test_bad_batch_refused(shape: tuple[int, ...], classifier_file: Path) -> Non
 
 
 # Files that must not open
+
+
+def test_header_of_a_model_of_whole_studies(classifier_file: Path) -> None:
+    """Said where it is so, and only ever as true; files that do not say it are of lesions."""
+    header = read_container(classifier_file).header
+    whole = dataclasses.replace(header, whole_study=True)
+    assert (header.whole_study, "whole_study" in header.to_json()) == (False, False)
+    assert Header.from_json(whole.to_json()) == whole != Header.from_json(header.to_json()) == header
+    for wrong in ("false", "1", "null", '"yes"'):
+        with pytest.raises(IntegrityError, match="missing or unknown fields"):
+            Header.from_json(whole.to_json().replace('"whole_study": true', f'"whole_study": {wrong}'))
 
 
 def test_untouched_tiny_file_opens(tiny: onnx.ModelProto, reseal: Reseal) -> None:

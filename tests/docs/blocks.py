@@ -17,6 +17,7 @@ _FENCE = re.compile(r"^(?P<indent>\s*)(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)$")
 _DIRECTIVE = re.compile(r"\{code(?:-block)?\}\s*(\S*)")
 _HEREDOC = re.compile(r"<<-?\s*['\"]?(\w+)['\"]?")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
+_CARRIED = "carry/"  # what a page has its reader take to another machine, as it lies in a checkout
 
 
 class BlockError(AssertionError):
@@ -225,12 +226,13 @@ def _check_pip(words: list[str]) -> None:
         asked = re.fullmatch(r"(?:prostate-mim|\.)\[([a-z,]+)\].*", word)
         if asked:
             _among("prostate-mim's extras", asked[1].split(","), extras())
-        if word in ("-r", "-c") and not any((ROOT / folder / following).is_file() for folder in ("", "export")):
+        places = [ROOT / folder / following.removeprefix(_CARRIED) for folder in ("", "export")]
+        if word in ("-r", "-c") and not any(place.is_file() for place in places):
             raise BlockError(f"pip {word} {following}: there is no such file")
 
 
 def _check_script(name: str, arguments: list[str], folder: str) -> None:
-    places = [ROOT / folder / name, ROOT / name]
+    places = [ROOT / folder / name, ROOT / name.removeprefix(_CARRIED)]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         raise BlockError(f"python {name}: there is no such script")

@@ -74,10 +74,10 @@ def test_every_command_has_a_page_with_all_it_takes(site: Built) -> None:
 def test_defaults_and_ranges_are_said(site: Built) -> None:
     """By hand: an integer with a least value, a default of the configuration, and text with spaces."""
     text = text_of(site.page("reference/cli/pretrain"))
-    assert "Optimiser steps in all. Default 1000; at least 1." in text
-    assert "Default 12.0 8.0 8.0." in text
+    assert "Optimiser steps in all. Default: 1000. At least 1." in text
+    assert "Default: 12.0 8.0 8.0." in text
     assert "CSV of studies. Required." in text
-    assert "repeatable. Default tensorboard; may be given several times." in text
+    assert "repeatable. Default: tensorboard. May be given several times." in text
 
 
 def test_exit_codes_are_those_of_the_errors(site: Built) -> None:

@@ -163,6 +163,13 @@ def test_export_and_serve(tmp_path: Path) -> None:
     check_frames(notebook)
 
 
+def test_outside_of_a_checkout_it_says_where_to_start(tmp_path: Path) -> None:
+    """The service is looked for in the folder that one works in and above; where it is not, one sentence."""
+    (tmp_path / "export").mkdir()  # another one, without the service
+    with pytest.raises(CellExecutionError, match=r"export/service\.py is in no folder above this one; [^\"]*\n"):
+        run(read(FOLDER / "export-and-serve.ipynb"), tmp_path)
+
+
 def test_a_cell_that_fails_is_noticed(tmp_path: Path) -> None:
     """The control: an assertion that does not hold ends the run with its reason, and later cells are not run."""
     cells = [nbformat.v4.new_code_cell(text) for text in ("a = 1", "assert a == 2, 'a is not 2'", "a = 3")]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from blocks import BlockError, Line, check_line
 from dicom_series import write_dicom_series
 from recipe_pages import RECIPES, ROOT, Ran, RecipePage, command, environment, shell, smaller, working_in
 from small_volumes import SAGITTAL, t2w_volume
@@ -31,6 +34,7 @@ FIRST = (10.2, -31.5, 40.0)
 """Where the page's first lesion lies; phantoms are moved there."""
 EXAMS = {"P001": "20240105", "P002": "20240219"}
 PATIENTS = 6
+WHEELS = os.environ.get("PROSTATE_MIM_KIT_WHEELS")
 SMALLER_CONFIG = {"folds = 5": "folds = 2"}
 WAIT_S = 120
 
@@ -117,12 +121,22 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     """The page, run; what became of its lines, by their first words; the service, still running."""
     folder = tmp_path_factory.mktemp("hospital")
     write_hospital(folder)
-    (folder / "export").symlink_to(ROOT / "export")
-    smaller(RECIPES / "hospital.toml", folder / "hospital.toml", SMALLER_CONFIG)
+    (folder / "docs" / "recipes").mkdir(parents=True)
+    smaller(RECIPES / "hospital.toml", folder / "docs" / "recipes" / "hospital.toml", SMALLER_CONFIG)
+    shutil.copytree(ROOT / "export", folder / "export", ignore=shutil.ignore_patterns("__pycache__"))
+
+    def carried(text: str) -> Ran:
+        """The line that copies; then the checkout is out of reach, as on the machine without internet."""
+        ran = shell(text)
+        shutil.rmtree(folder / "export")
+        shutil.rmtree(folder / "docs")
+        return ran
+
     service = Service(folder)
     page = RecipePage(
-        "hospital", folder, left_out={"pip download": "asks an index for packages"},
-        own={"python export/service.py": service.start, "curl ": service.ask},
+        "hospital", folder,
+        left_out={"pip download": "asks an index for packages", "pip install": "needs what that downloads"},
+        own={"cp -r export": carried, "python carry/export/service.py": service.start, "curl ": service.ask},
     )  # fmt: skip
     try:
         yield page, {" ".join(one.text.split()[:3]): one for one in page.run()}, service
@@ -138,6 +152,39 @@ def test_what_was_carried_is_what_is_used(made: Made) -> None:
     assert page.names["encoder"].load_report.source == "folder"
     config = json.loads((page.folder / "runs/hospital/release/config.json").read_text())
     assert config["name"] == "hospital.lesions"
+
+
+def test_what_pip_is_asked_for_is_there(made: Made) -> None:
+    """Extras and requirement files of every line exist; what is installed was downloaded, and no word more."""
+    page, _, _ = made
+    torch, fetched, installed = [text for _, text in page.steps() if text.startswith("pip ")]
+    for text in (torch, fetched, installed):
+        check_line(Line("docs/recipes/hospital.md:1", text))
+    with pytest.raises(BlockError, match="there is no data"):
+        check_line(Line("docs/recipes/hospital.md:1", installed.replace("datasets", "data")))
+    with pytest.raises(BlockError, match="no such file"):
+        check_line(Line("docs/recipes/hospital.md:1", installed.replace("-service", "-serving")))
+    assert "'prostate-mim[datasets]' -r export/requirements-service.txt -d carry/wheels" in fetched
+    assert "--find-links carry/wheels 'prostate-mim[datasets]' -r carry/export/requirements-service.txt" in installed
+
+
+@pytest.mark.skipif(WHEELS is None, reason="needs PROSTATE_MIM_KIT_WHEELS, a folder of downloaded wheels")
+def test_the_service_brings_no_second_onnx_runtime(made: Made) -> None:
+    """By pip, without an index: what the service needs, in a new environment. The control brings the other one."""
+    page, _, _ = made
+    kit = page.folder / "carry" / "export"
+
+    def brought(*files: str) -> set[str]:
+        options = ["--no-index", "--find-links", str(WHEELS), "--dry-run", "--ignore-installed", "--quiet"]
+        asked = [word for name in files for word in ("-r", str(kit / name))]
+        command = [sys.executable, "-m", "pip", "install", *options, "--report", "-", *asked]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return {item["metadata"]["name"] for item in json.loads(done.stdout)["install"]}
+
+    service = brought("requirements-service.txt")
+    assert {"fastapi", "uvicorn", "python-multipart", "prometheus_client"} <= service
+    assert not any(name.startswith("onnxruntime") for name in service)
+    assert "onnxruntime" in brought("requirements-service.txt", "requirements-cpu.txt")
 
 
 def test_import_and_check_say_what_is_wrong(made: Made) -> None:
@@ -181,7 +228,11 @@ def test_figures_have_intervals_and_a_temperature(made: Made) -> None:
     (printed,) = [one.out for text, one in ran.items() if text.startswith("from prostate_mim import")]
     for name in ("brier", "ece", "calibration_slope", "calibration_intercept"):
         assert f"{name}: {overall[name]['value']:.3f}" in printed
-    assert float(LesionClassifier.from_pretrained(page.folder / "runs/hospital").temperature) != 1
+    temperatures = results["temperatures"]
+    assert len(temperatures["folds"]) == len(results["auroc_folds"]) == 2
+    assert f"fold and the release: {(*temperatures['folds'], temperatures['release'])}" in printed
+    assert temperatures["release"] != 1
+    assert temperatures["release"] == float(LesionClassifier.from_pretrained(page.folder / "runs/hospital").temperature)
 
 
 def test_the_service_gives_what_predict_gives(made: Made) -> None:

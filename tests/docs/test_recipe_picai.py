@@ -6,7 +6,9 @@ import csv
 import importlib.util
 import json
 import re
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +18,7 @@ from recipe_pages import RECIPES, ROOT, Ran, RecipePage, smaller
 
 from prostate_mim import LesionClassifier, OnnxClassifier, read_volume
 from prostate_mim.config import read_config
+from prostate_mim.errors import UsageError
 from prostate_mim.manifest import read_manifest
 from prostate_mim.pretraining import PretrainConfig
 from prostate_mim.studies import open_all
@@ -70,6 +73,8 @@ def test_folds_and_labels_are_the_publishers(made: Made) -> None:
     assert others == {"human_expert/Pooch25"}
     assert "but no file in this label source" not in ran["prostate-mim data import"].out
     assert "7 studies of 6 patients" in ran["prostate-mim data import"].out
+    assert "left out: none\n" in ran["prostate-mim data import"].out and "`left out: none`" in page.text
+    assert not (page.folder / "picai-skipped.csv").exists()
     assert "nothing flagged" in ran["prostate-mim data check"].out
 
 
@@ -144,7 +149,8 @@ def test_the_strict_study_is_the_same_recipe() -> None:
         assert getattr(own, name) == getattr(alone, name), name
     for name in ("steps", "batch", "learning_rate", "warmup", "precision"):
         assert getattr(own.loop, name) == getattr(alone.loop, name), name
-    options = dict(re.findall(r'--([a-z-]+) ("[^"]+"|[^-\s]\S*)', RecipePage("picai", Path()).text))
+    (command,) = [text for _, text in RecipePage("picai", Path()).steps() if text.startswith("prostate-mim finetune")]
+    options = dict(re.findall(r'--([a-z-]+) ("[^"]+"|[^-\s]\S*)', command))
     tuned = study.finetune
     assert " ".join(map(str, task.spec.size_zyx)) == options["size"].strip('"')
     said = [options[name] for name in ("epochs", "freeze-epochs", "batch", "layer-decay")]
@@ -174,10 +180,32 @@ def test_the_table_of_costs_is_what_its_script_computes(made: Made) -> None:
     told = {what: value for what, value, _ in found}
     assert told["hours: `pretrain`, 1 GPU"] == "not measured"
     assert told["disk: `data prepare`"] == "2.8 GB"
-    speed = script.speed_of(page.folder / "runs/mim")
-    measured = {what: value for what, value, _ in script.rows(config, speed)}
-    hours = config.loop.steps * config.loop.batch / speed / 3600
-    assert measured["hours: `pretrain`, 1 GPU"] == f"{hours:.1f}"
+    with pytest.raises(UsageError, match="its architecture is resnet10, that of the estimate resenc-s"):
+        script.read_tried(page.folder / "runs/mim", config)
+
+
+def test_a_run_fills_the_row_of_its_own_machine(made: Made, tmp_path: Path) -> None:
+    """CPU hours by a run on a CPU, with its batch; GPU hours by one on a GPU; a run of no step is refused."""
+    page, _, _ = made
+    script = estimate()
+    run, own = page.folder / "runs/mim", read_config(page.folder / "picai.toml", PretrainConfig)
+    tried = script.read_tried(run, own)
+    assert (tried.batch, tried.precision) == (4, "bf16")
+    if tried.cores is None:
+        pytest.skip("this machine trained it on a GPU: the row of CPUs is not filled")
+    seen = own.loop.steps * own.loop.batch / 3600
+    rows = {what: (value, how) for what, value, how in script.rows(own, replace(tried, crops_a_second=0.0153))}
+    hours, how = rows[f"hours: `pretrain`, {tried.cores} CPU cores, no GPU"]
+    assert hours == f"{seen / 0.0153:.1f}" and "at 0.015 crops a second, your run of 4 crops a step, bf16" in how
+    assert rows["hours: `pretrain`, 1 GPU"][0] == "not measured"
+    shown = {
+        what: (value, how) for what, value, how in script.rows(own, replace(tried, crops_a_second=123.4, cores=None))
+    }
+    assert "at 120 crops a second" in shown["hours: `pretrain`, 1 GPU"][1]
+    assert shown["hours: `pretrain`, 2 CPU cores, no GPU"][1].endswith("(docs/masked-engine.md)")
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("metrics.jsonl", "checkpoints", "release"))
+    with pytest.raises(UsageError, match="no step"):
+        script.read_tried(tmp_path / "run", own)
 
 
 def test_the_scripts_crop_is_the_pages() -> None:

@@ -30,9 +30,10 @@ def straight(cohort: Path, model: LesionClassifier, tmp_path_factory: pytest.Tem
 
 
 def test_interrupted_run_goes_on(
-    cohort: Path, model: LesionClassifier, straight: FinetuneRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ctrl-C in the second fold, then resume: the same out-of-fold probabilities and the same weights."""
+    cohort: Path, model: LesionClassifier, straight: FinetuneRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Ctrl-C in the second fold, then resume: the same out-of-fold probabilities and weights; bars count the folds."""
     train = fit.train
     calls = []
 
@@ -49,6 +50,8 @@ def test_interrupted_run_goes_on(
     with pytest.raises(UsageError, match="--resume"):
         finetune(model, cohort, tmp_path / "run", CONFIG)
     again = finetune(model, cohort, tmp_path / "run", CONFIG, resume=True)
+    said = capsys.readouterr().err
+    assert said.index("fold 1 of 2 ") < said.index("fold 2 of 2 ") < said.index("all studies ")
     assert again.probabilities == straight.probabilities
     one, two = (LesionClassifier.from_pretrained(run.release).state_dict() for run in (straight, again))
     assert all(torch.equal(one[key], two[key]) for key in one)

@@ -345,3 +345,17 @@ def test_a_batch_may_be_larger_than_the_data(tmp_path: Path) -> None:
     seen = Seen()
     fit(tmp_path / "run", seen, batch=11, steps=2, accumulate=20)
     assert [size for _, size in seen.sizes] == [1] * 22
+
+
+@pytest.mark.parametrize("every", [0, 4])
+def test_the_bar_says_that_it_looks(
+    every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A look can take longer than all steps did: the bar has words for it, and only for it."""
+    monkeypatch.setenv("FORCE_COLOR", "1")  # drawn as on a terminal
+    monkeypatch.setenv("TERM", "xterm")
+    task = Task(squared, observe=lambda model, done: {"seen": 1.0}, label="the run")
+    fit(tmp_path / "run", task=task, health_every=every)
+    drawn = capsys.readouterr().err
+    assert ("measuring what was learnt" in drawn) == bool(every)
+    assert drawn.rindex("the run") > drawn.rfind("measuring")

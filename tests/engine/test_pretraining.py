@@ -176,8 +176,10 @@ def test_the_learned_token_is_published(method: str, phantoms: Path, tmp_path: P
     assert torch.equal(token, trained)
 
 
-def test_resume_with_another_method_is_refused(phantoms: Path, tmp_path: Path) -> None:
-    """A run goes on with its own method only; the message names what changed, and what it was."""
+def test_resume_with_another_method_is_refused(
+    phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run goes on with its own method only; the message names what changed, before a study is read."""
     studies, given = manifest_of("", phantoms), config(half("topdown"))
     run = tmp_path / "run"
     pretrain(studies, run, replace(given, loop=replace(LOOP, checkpoint_every=1)))
@@ -186,6 +188,7 @@ def test_resume_with_another_method_is_refused(phantoms: Path, tmp_path: Path) -
     (run / "release").rmdir()
     for path in find_checkpoints(run)[:1]:
         path.unlink()
+    assert "reading studies" in capsys.readouterr().err  # the control: this is said where they are read
     changes = {
         "method.decoder 'topdown' -> 'unet'": replace(given, method=half("spark")),
         "method.strategy 'random' -> 'column'": replace(given, method=half("topdown", strategy="column")),
@@ -195,7 +198,9 @@ def test_resume_with_another_method_is_refused(phantoms: Path, tmp_path: Path) -
         with pytest.raises(UsageError, match="--resume with another configuration") as refusal:
             pretrain(studies, run, changed, resume=True)
         assert words in str(refusal.value)
+    assert "reading studies" not in capsys.readouterr().err
     assert PreMIM.from_pretrained(pretrain(studies, run, given, resume=True))  # negative control: its own goes on
+    assert capsys.readouterr().err.startswith("device cpu, fp32\n")
 
 
 def test_resumed_teacher_is_the_same(phantoms: Path, tmp_path: Path) -> None:

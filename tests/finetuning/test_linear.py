@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from prostate_mim.errors import TrainingError, UsageError
 from prostate_mim.finetuning import fit_linear_probe
-from prostate_mim.finetuning.linear import fit_temperature, log_loss
+from prostate_mim.finetuning.linear import at_limit, fit_temperature, log_loss
 
 
 def lesions(seed: int, rows: int = 60, width: int = 20, signal: float = 1.0):
@@ -99,6 +99,9 @@ def test_temperature_repairs_logits_that_were_multiplied() -> None:
     assert fit_temperature(4 * logits, labels) == pytest.approx(4, rel=0.03)
     assert fit_temperature(logits, labels) == pytest.approx(1, rel=0.03)
     assert fit_temperature(-logits, labels) == pytest.approx(20, rel=0.01)  # the edge
+    assert at_limit(fit_temperature(-logits, labels))
+    assert at_limit(fit_temperature(logits / 1000, labels))
+    assert not any(at_limit(fit_temperature(scale * logits, labels)) for scale in (0.1, 1, 4, 15))
     assert fit_temperature(np.full(3, np.nan), np.array([0, 1, 1])) == 1
     features, labels, patients = lesions(3, width=100)
     plain = fit_linear_probe(features, labels, patients, penalties=(10.0,))

@@ -16,6 +16,7 @@ from prostate_mim.engine.runs import prepare_rows, region_of
 from prostate_mim.engine.settings import LoopConfig
 from prostate_mim.errors import ManifestError, UsageError
 from prostate_mim.finetuning import FinetuneConfig, predict_regions
+from prostate_mim.finetuning.linear import at_limit
 from prostate_mim.manifest import read_manifest
 from prostate_mim.metrics import auroc
 from prostate_mim.studies import open_all
@@ -47,19 +48,25 @@ def graded(row: dict[str, str]) -> dict[str, str]:
     return {**row, "isup": "3" if row["label"] == "1" else "1"}
 
 
-def test_a_linear_probe_with_everything(cohort: Path, model: LesionClassifier, tmp_path: Path) -> None:
+def test_a_linear_probe_with_everything(
+    cohort: Path, model: LesionClassifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Ordinal, calibrated, mirrored, an ensemble: the release is the folds' classifiers, and gives their mean."""
     manifest = edited(cohort, tmp_path, graded)
     config = dataclasses.replace(
         LINEAR, target="isup", calibrate=True, flips=True, ensemble=True, aggregate="noisy-or", class_weight=True
     )
     run = finetune(model, manifest, tmp_path / "run", config)
+    warned = [line for line in capsys.readouterr().err.splitlines() if " is the limit" in line]
+    assert len(warned) == len({value > 1 for value in run.temperatures if at_limit(value)})
     released = LesionClassifier.from_pretrained(run.release)
+    assert [float(member.temperature) for member in released.members] == list(run.temperatures)
     assert (released.layout.members, released.layout.target) == (2, "isup")
     assert released.details["finetuning"]["penalties"] == [0.01, 0.1]
     assert {float(member.temperature) for member in released.members} != {1.0}
     found = json.loads((tmp_path / "run" / "results.json").read_text())
     assert found["aggregate"] == "noisy-or"
+    assert found["temperatures"] == {"folds": list(run.temperatures), "release": None}  # it is the folds' classifiers
     assert found["evaluation"]["lesion"]["overall"]["auroc"]["value"] == pytest.approx(run.pooled.value)
     by_patient = {}
     patients = [row.patient_id for row in read_manifest(manifest).rows]

@@ -65,6 +65,9 @@ def test_view_opens_the_browser_and_does_not_wait(planted: Planted, tmp_path: Pa
     temporary.mkdir()
     blocking = run("view", "--manifest", planted.manifest, "--json", browser=f"{script} %s", home=temporary)
     assert json.loads(blocking.stdout)["opened"] is False
+    for given, more in (((), ", or give --out FILE"), (("--out", temporary / "a.html"), "")):
+        text = run("view", "--manifest", planted.manifest, *given, home=temporary).stdout
+        assert text.splitlines()[1].startswith("next: open it in a browser") and text.count(", or give") == bool(more)
     assert not noted.exists()
 
 
@@ -85,6 +88,7 @@ def test_sheet_is_drawn(planted: Planted, tmp_path: Path) -> None:
         (("view", "none.nii", "--out", "a.png"), 2, "ends in .html"),
         (("view", "none.nii", "--position", "1 2"), 2, "three numbers"),
         (("view", "{t2w}", "--position", "900 0 0", "--out", "{tmp}/a.html"), 9, "outside the volume"),
+        (("view", "{t2w}", "--position", "1,5 2,5 3,5"), 2, "decimal points"),
         (("data", "sheet", "{manifest}", "--out", "{tmp}/a.jpg"), 2, "ends in .png"),
     ],
 )

@@ -140,6 +140,19 @@ def test_one_class_has_no_auroc():
         roc_band(part)
 
 
+def test_few_patients_without_errors_have_no_interval_as_text():
+    """Three patients in the right order have width 0 in numbers, and a reservation in words; 20 of each kind do not."""
+    for each, shown in ((2, "1.000 (too few patients for an interval)"), (20, "1.000 [1.000, 1.000]")):
+        labels = [0] * each + [1] * each
+        found = auroc_interval(labels, labels, [f"p{n}" for n in range(2 * each)], samples=50)
+        assert (found.value, found.low, found.high) == (1, 1, 1)
+        assert str(found) == shown
+    wide = auroc_interval([0, 1, 0, 1, 1], [0.1, 0.4, 0.3, 0.2, 0.5], list("abcde"), samples=50)
+    assert str(wide) == f"{wide.value:.3f} [{wide.low:.3f}, {wide.high:.3f}]"
+    alone = auroc_interval([0, 1, 1], [0.1, 0.2, 0.05], list("aaa"), samples=50)
+    assert (alone.low, str(alone)) == (None, "0.500 (too few patients for an interval)")
+
+
 def test_one_patient_has_no_interval():
     """Every draw of one patient is that patient: a value, but no interval of width 0."""
     found = interval(Scored([0, 1, 1], [0.1, 0.2, 0.05], ("a", "a", "a")), "auroc", samples=50)

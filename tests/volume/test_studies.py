@@ -19,6 +19,8 @@ from prostate_mim.studies import Study, open_all, open_study, without_hash
 from prostate_mim.volume import Geometry, Volume, write_volume
 from prostate_mim.volume.grids import distance_to_mask_mm, off_grid_mm, same_grid
 
+ROOT = Path(__file__).resolve().parents[2]
+
 SPACING = (3.0, 0.5, 0.5)
 SHAPE = (8, 60, 60)
 SPEC = InputSpec(spacing_mm_zyx=SPACING, size_zyx=SHAPE)
@@ -165,6 +167,12 @@ def test_masks_that_are_not_asked_for_stay_closed(opened, tmp_path):
 def test_rows_without_a_hash_are_counted(opened, tmp_path):
     """A run's log says how many rows a changed bit would go unseen in; nothing where all have a hash."""
     opened()
-    assert without_hash(read_manifest(tmp_path / "list.csv")).startswith("1 of 1 rows have no sha256")
+    note = without_hash(read_manifest(tmp_path / "list.csv"))
+    assert note.startswith("1 of 1 rows have no sha256. The column is optional")
+    page, _, section = note.rpartition("add it: ")[2].partition(", ")
+    assert f"## {section}\n" in (ROOT / page).read_text()
     (tmp_path / "list.csv").write_text("study_id,patient_id,t2w,sha256\na,a,t2w.nii," + "0" * 64 + "\n")
+    assert without_hash(read_manifest(tmp_path / "list.csv")) == ""
+    (tmp_path / "series").mkdir()  # of DICOM: it has no sha256
+    (tmp_path / "list.csv").write_text("study_id,patient_id,t2w\na,a,series\n")
     assert without_hash(read_manifest(tmp_path / "list.csv")) == ""
