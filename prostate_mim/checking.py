@@ -6,9 +6,12 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from prostate_mim.errors import ProstateMimError
 from prostate_mim.hub import open_release
@@ -140,7 +143,8 @@ def check_manifest(
     aliases = {} if picai_labels is None else read_aliases(Path(picai_labels))
     release = None if model is None else open_release(model)
     reader = _Reader(len(listed.rows) + (len(other.rows) if other else 0), progress)
-    rows, hashes = reader.read(listed, load_guard())
+    with _one_thread():
+        rows, hashes = reader.read(listed, load_guard())
     leaks = [*same_voxels(listed.rows, hashes), *same_person(listed.rows, aliases, _folds(listed))]
     unhashed = without_hash(listed)
     notes = [unhashed] if unhashed else []
@@ -156,6 +160,17 @@ def check_manifest(
         if not release.studies.known:
             notes.append(f"{release.name} does not say which studies it has seen: overlap with it cannot be told")
     return CheckReport(tuple(rows), tuple(leaks), allow_overlap, tuple(notes))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A pass over one small crop gains nothing by threads, and where other work keeps the cores, they wait for it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Reader:

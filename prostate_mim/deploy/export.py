@@ -156,6 +156,7 @@ def _describe(model: nn.Module, half: bool, size: Size | None, full_graph: bool)
         kind=kind, name=described.name, revision=described.revision, weights_sha256=digest, license=license,
         data_licenses=data, spec=spec, stride_zyx=stride, size_zyx=size,
         precision="float16" if half else "float32", full_graph=full_graph, library_version=__version__,
+        whole_study=kind == "classifier" and bool(cast(Any, model).layout.whole_study),
     )  # fmt: skip
 
 

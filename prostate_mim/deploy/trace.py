@@ -81,7 +81,7 @@ def _told(graph: nn.Module, begin: Callable[[str], None]) -> Iterator[None]:
         return lambda *_: tell(f"tracing model {number} of {len(encoders)}")
 
     hooks = [one.register_forward_pre_hook(at(number)) for number, one in enumerate(encoders, 1)]
-    hooks.append(graph.register_forward_hook(lambda *_: tell("translating into ONNX")))
+    hooks.append(graph.register_forward_hook(lambda *_: tell("translating into ONNX, the longest step")))
     try:
         yield
     finally:

@@ -20,8 +20,6 @@ from prostate_mim.engine.seeding import derive_seed
 from prostate_mim.engine.settings import LoopConfig
 from prostate_mim.errors import ResourceError, TrainingError
 
-__all__ = ["Batch", "LossFunction", "StepLoss", "Stepper", "is_out_of_memory"]
-
 
 @dataclass(frozen=True)
 class StepLoss:

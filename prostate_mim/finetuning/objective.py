@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from prostate_mim.classifier import SIGNIFICANT, LesionClassifier
-from prostate_mim.engine.step import Batch, StepLoss
+from prostate_mim.engine.batch import Batch
+from prostate_mim.engine.step import StepLoss
 from prostate_mim.finetuning.config import FinetuneConfig
 from prostate_mim.finetuning.lesions import UNKNOWN, Lesions
 

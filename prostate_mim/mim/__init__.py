@@ -1,4 +1,6 @@
-"""Masked image modelling, in the order of a training step. Read ``model.py`` first.
+"""Masked image modelling, in the order of a training step.
+
+Read ``model.py`` first::
 
     hide       hiding.py     asks a strategy (strategies/, one a file) which blocks (blocks.py) of each crop are hidden
     encode     encoding.py   the encoder on what is visible: exactly, by ``prostate_mim.masked``, or in a dense way

@@ -6,11 +6,15 @@ import csv
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from outcomes import refused
 
-from prostate_mim.volume import read_volume
+from prostate_mim.manifest import ManifestRow
+from prostate_mim.studies import Study
+from prostate_mim.volume import Geometry, Volume, read_volume
 
 
 def test_what_is_wrong_is_said_before_torch_is_there(cohort: Path, small_encoder: Path, tmp_path: Path) -> None:
@@ -81,3 +85,21 @@ def test_a_mistyped_run_folder_is_not_found(run, small_encoder: Path, tmp_path: 
     refused(run("info", f"{tmp_path}/runs/mum"), 3, f"did you mean '{tmp_path}/runs/mim'")
     refused(run("info", "org/mum"), 2, "40 hex digits")  # the control: no folder org is here
     assert run("info", "runs/mim").code == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "has"),
+    [
+        ({}, False),
+        ({"gland_mask": Path("g")}, True),
+        ({"lesion_mask": Path("l")}, True),
+        ({"position_mm_lps": (1.0, 2.0, 3.0)}, True),
+        ({"is_crop": True}, True),
+        ({"position_mm_lps": (1.0, 2.0, 3.0), "level": "study"}, False),
+    ],
+)
+def test_what_gives_a_row_its_place(given: dict[str, Any], has: bool) -> None:
+    """A position, a lesion, a crop or the gland; else the centre of the image is taken, which is flagged."""
+    row = ManifestRow(1, "s", "p", Path("t2w"), **given)
+    volume = Volume(np.zeros((2, 2, 2), np.float32), Geometry((3.0, 1.0, 1.0)))
+    assert Study(row, volume, (1.0, 2.0, 3.0), "row 1").has_place is has

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from outcomes import refused
 from wrong_inputs import WRONG
 
+from prostate_mim.checking import check_manifest
 from prostate_mim.classifier import LesionClassifier
 from prostate_mim.deploy.prediction import NO_POSITION
 from prostate_mim.encoder import PreMIM
@@ -75,6 +77,24 @@ def test_good_manifest_passes(run, make: Make) -> None:
     assert made.code == 0, made.err
     assert (made.json["rows"], made.json["flagged_rows"], made.json["flagged"]) == (3, 0, [])
     assert set(made.json["outlier_scores"]) == {"1", "2"}
+
+
+def test_one_thread_and_then_as_before(make: Make) -> None:
+    """Torch's threads would wait for cores that others hold; the caller's count is put back, after an error too."""
+    manifest, seen, before = make("m.csv", [{"t2w": "good.nii.gz"}]), [], torch.get_num_threads()
+
+    def stop(done: int, total: int) -> None:
+        seen.append(torch.get_num_threads())
+        raise KeyboardInterrupt
+
+    try:
+        torch.set_num_threads(2)
+        check_manifest(manifest, progress=lambda done, total: seen.append(torch.get_num_threads()))
+        with pytest.raises(KeyboardInterrupt):
+            check_manifest(manifest, progress=stop)
+        assert (seen, torch.get_num_threads()) == ([1, 1], 2)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_every_kind_of_row_is_reported(run, make: Make, tmp_path: Path) -> None:

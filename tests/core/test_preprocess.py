@@ -199,10 +199,10 @@ def test_zscore_comes_before_padding():
 
 
 def test_a_centre_outside_is_refused():
-    """A position beyond the volume's faces is refused with the position; one just within is not."""
+    """A position beyond the volume's faces is refused with the position and the centre; one just within is not."""
     volume = phantom(SPACINGS[0])
     assert preprocess(volume, SPEC, volume.geometry.index_to_position([-0.4, 5, 5])).shape == SPEC.size_zyx
-    with pytest.raises(VolumeError, match=r"is outside the volume.*LPS"):
+    with pytest.raises(VolumeError, match=r"mm LPS is outside the volume .*; its centre is 4.0 -7.0 11.0; from"):
         preprocess(volume, SPEC, volume.geometry.index_to_position([-0.6, 5, 5]))
 
 

@@ -46,7 +46,7 @@ def test_progress_is_told(told: list[tuple[int, int, str]]) -> None:
     """Every step once, in order and counted, from tracing to the end."""
     phantoms = [f"comparing with torch, phantom {number} of 12" for number in range(1, 13)]
     assert [what for _, _, what in told] == [
-        "tracing model 1 of 1", "translating into ONNX", "writing and checking the file",
+        "tracing model 1 of 1", "translating into ONNX, the longest step", "writing and checking the file",
         "comparing with torch, golden sample", "comparing with torch, another size", *phantoms, "exported",
     ]  # fmt: skip
     assert [done for done, _, _ in told] == list(range(18))
@@ -62,7 +62,10 @@ def test_members_of_an_ensemble_are_told_apart(classifier: LesionClassifier) -> 
         before = graph(batch)
         with _told(graph, said.append):
             inside = [graph(batch), graph(batch)]
-        assert said == [*(f"tracing model {number} of 3" for number in (1, 2, 3)), "translating into ONNX"]
+        assert said == [
+            *(f"tracing model {number} of 3" for number in (1, 2, 3)),
+            "translating into ONNX, the longest step",
+        ]
         assert steps_of(graph) == len(said)
         after = graph(batch)
         assert len(said) == 4

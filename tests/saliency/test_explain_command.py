@@ -19,6 +19,7 @@ import torch
 from saliency_parts import rotation, study_with_ball
 
 from prostate_mim.classifier import LesionClassifier
+from prostate_mim.deploy.prediction import NO_POSITION
 from prostate_mim.encoder import PreMIM
 from prostate_mim.errors import ProstateMimError, VolumeError
 from prostate_mim.spec import InputSpec
@@ -68,7 +69,7 @@ def test_map_page_and_numbers(folder: Path, tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=300, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     told = json.loads(done.stdout)
-    assert told["flags"]  # a ball is no prostate
+    assert told["flags"] and NO_POSITION not in told["flags"]  # a ball is no prostate, and its place was given
     assert (done.returncode, done.stderr.splitlines()) == (0, [f"warning: {flag}" for flag in told["flags"]])
     assert (told["out"], told["html"], told["method"], told["stage"]) == (str(out), str(html), "gradcam", 3)
     assert [step["shuffled"] for step in told["check"]][-1] == "all"
@@ -103,6 +104,16 @@ def test_a_row_of_a_manifest_and_a_bare_array(folder: Path, tmp_path: Path, caps
         "--method", "occlusion", "--box-mm", "9 6 6",
     )  # fmt: skip
     assert read_volume(tmp_path / "bare.mha").shape_zyx == (20, 90, 90)
+
+
+def test_a_missing_position_is_said(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As predict does: the map is of the centre of the image, with the same flag."""
+    study = folder / "PAT0815.nii.gz"
+    in_process("explain", study, "--model", folder / "release", "--out", tmp_path / "map.nii.gz", "--json")
+    said = capsys.readouterr()
+    told = json.loads(said.out)
+    assert told["flags"][-1] == NO_POSITION and f"warning: {NO_POSITION}" in said.err.splitlines()
+    assert told["centre_mm_lps"] == pytest.approx(read_volume(study).centre_mm_lps)
 
 
 def test_strict_refuses_what_is_no_prostate(folder: Path, tmp_path: Path) -> None:
