@@ -96,7 +96,7 @@ def register_encoder(name: str, builder: Builder) -> None:
 
 def unknown_architecture(name: str) -> str:
     """What an error says of a name that is not in ``ARCHITECTURES``."""
-    near = nearest(name, ARCHITECTURES)
+    near = nearest(name.lower().replace("_", "-"), ARCHITECTURES)
     hint = f"; did you mean {near!r}?" if near else ""
     return (
         f"architecture {name[:80]!r} is unknown{hint} (known: {', '.join(ARCHITECTURES)}); for a network of your own, "

@@ -36,17 +36,17 @@ def classifier() -> LesionClassifier:
 
 
 @pytest.fixture(scope="session")
-def told() -> list[tuple[int, int, str]]:
+def export_progress() -> list[tuple[int, int, str]]:
     """What the export of ``classifier_file`` has told of its progress."""
     return []
 
 
 @pytest.fixture(scope="session")
 def classifier_file(
-    classifier: LesionClassifier, told: list[tuple[int, int, str]], tmp_path_factory: pytest.TempPathFactory
+    classifier: LesionClassifier, export_progress: list[tuple[int, int, str]], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     path = tmp_path_factory.mktemp("onnx") / "classifier.onnx"
-    return export_onnx(classifier, path, progress=lambda *step: told.append(step))
+    return export_onnx(classifier, path, progress=lambda *step: export_progress.append(step))
 
 
 @pytest.fixture(scope="session")

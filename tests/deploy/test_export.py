@@ -42,15 +42,15 @@ def test_header_repeats_model(classifier: LesionClassifier, classifier_file: Pat
 
 
 @pytest.mark.usefixtures("classifier_file")
-def test_progress_is_told(told: list[tuple[int, int, str]]) -> None:
+def test_progress_is_told(export_progress: list[tuple[int, int, str]]) -> None:
     """Every step once, in order and counted, from tracing to the end."""
     phantoms = [f"comparing with torch, phantom {number} of 12" for number in range(1, 13)]
-    assert [what for _, _, what in told] == [
+    assert [what for _, _, what in export_progress] == [
         "tracing model 1 of 1", "translating into ONNX, the longest step", "writing and checking the file",
         "comparing with torch, golden sample", "comparing with torch, another size", *phantoms, "exported",
     ]  # fmt: skip
-    assert [done for done, _, _ in told] == list(range(18))
-    assert {total for _, total, _ in told} == {17}
+    assert [done for done, _, _ in export_progress] == list(range(18))
+    assert {total for _, total, _ in export_progress} == {17}
 
 
 def test_members_of_an_ensemble_are_told_apart(classifier: LesionClassifier) -> None:

@@ -109,6 +109,7 @@ NOT_RUN = (
     NotRun("docs/recipes/picai.md", "", "run by tests/docs/test_recipe_picai.py", block=True),
     NotRun("docs/recipes/hospital.md", "", "run by tests/docs/test_recipe_hospital.py", block=True),
     NotRun("docs/recipes/own-network.md", "", "run by tests/docs/test_recipe_own_network.py", block=True),
+    NotRun("docs/training.md", "hidden tissue: ", "output; run by tests/health/test_verdict.py", block=True),
     NotRun("docs/doctor.md", " state ", "output; run by tests/docs/test_blocks.py", block=True),
     NotRun("docs/deploy.md", f"{_EXPORT} --out lesions.onnx", f"{_SLOW}/docs/test_blocks.py, on README.md"),
     NotRun("docs/deploy.md", f"{_EXPORT} --encoder", f"{_SLOW}/cli/test_export_formats.py"),

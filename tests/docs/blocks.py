@@ -236,6 +236,9 @@ def _check_script(name: str, arguments: list[str], folder: str) -> None:
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         raise BlockError(f"python {name}: there is no such script")
+    if "from prostate_mim.cli import main" in path.read_text(encoding="utf-8"):
+        _check_ours(arguments)  # the command line itself, in a process that has registered something
+        return
     source = "".join(beside.read_text(encoding="utf-8") for beside in path.parent.glob("*.py"))
     _among(name, [word.partition("=")[0] for word in arguments if word.startswith("--")], _named_options(source))
 

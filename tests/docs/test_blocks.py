@@ -156,6 +156,7 @@ def test_what_is_not_run_is_checked(world: World, tmp_path: Path) -> None:
         ("docker build -f export/Dockerfile.gpu .", "Dockerfile.gpu"),
         ("python tests/bench/mim.py --profile --tabel", "--tabel"),
         ("python tests/bench/min.py", "no such script"),
+        ("python docs/recipes/own_network.py pretrain --manifset a.csv", "--manifset"),
     ):
         block = find_blocks("docs/made-up.md", fenced("bash", line))[0]
         with pytest.raises(BlockError, match=rf"docs/made-up.md:4: .*{re.escape(says)}"):

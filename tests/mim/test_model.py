@@ -571,9 +571,15 @@ def test_resenc_s_is_what_it_says() -> None:
     assert 3 in depths[3]
 
 
-@pytest.mark.parametrize("name", ["resnc-s", "ResEnc_S", "", "../resenc-s"])
-def test_unknown_architecture_suggests_the_nearest(name: str) -> None:
-    """An unknown name is refused with the nearest known one."""
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        *((name, "did you mean 'resenc-s'") for name in ("resnc-s", "ResEnc_S", "../resenc-s")),
+        ("", "known: resenc-s, "),
+    ],
+)
+def test_unknown_architecture_suggests_the_nearest(name: str, says: str) -> None:
+    """An unknown name is refused with the nearest known one, or with all."""
     assert name not in ARCHITECTURES
-    with pytest.raises(NotFoundError, match="did you mean 'resenc-s'"):
+    with pytest.raises(NotFoundError, match=says):
         build_encoder(name)

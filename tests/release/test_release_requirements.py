@@ -44,9 +44,11 @@ def test_lines_by_python_version() -> None:
 
 
 def test_our_own_requirements() -> None:
-    """Each names its lowest version; one of the two ONNX Runtimes applies; torch is pinned."""
+    """Each names its lowest version, on a new Python a newer one; one of the ONNX Runtimes applies; torch is pinned."""
     found = lowest(direct(ROOT), LINUX)
-    assert len(found) == len(direct(ROOT)) - 1
+    assert len(found) == len({one.name for one in direct(ROOT)}) - 1
+    newer = lowest(direct(ROOT), {**LINUX, "python_version": "3.13"})
+    assert (found["numpy"], newer["numpy"]) == ("numpy==1.26", "numpy==2.1")
     assert "onnxruntime-gpu" in found and "onnxruntime" not in found
     assert found["safetensors"].startswith("safetensors==")
     assert pinned(ROOT, "torch").startswith("torch==")
