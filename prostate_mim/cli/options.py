@@ -87,7 +87,7 @@ Settings = Annotated[
 # ------------------------------------------------------------------------------------------------- of pretrain
 Studies = Annotated[Path, Option("--manifest", help="CSV of studies.")]
 Architecture = Annotated[str | None, _network(help="Encoder to train.", default="resenc-s")]
-Name = Annotated[str | None, _output(help="Name of the release.", default="resenc-s.mim")]
+Name = Annotated[str | None, _output(help="Name of the release.", default="ARCHITECTURE.OBJECTIVE, e.g. resenc-s.mim")]
 Steps = Annotated[int | None, _loop(min=1, help="Optimiser steps in all.", default="1000")]
 LearningRate = Annotated[float | None, _loop(help="Peak of the schedule.", default="0.003")]
 Objective = Annotated[str | None, _network(help="mim (masked image modelling) or simclr (contrastive).", default="mim")]

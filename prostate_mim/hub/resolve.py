@@ -109,7 +109,7 @@ def locate(name: str | Path) -> Located:
     hub = _HUB_NAME.fullmatch(text)
     if hub is not None:
         return _on_hub(text, hub[1], hub[2] or "")
-    near = _near_folder(text) or nearest(text, read_registry(), 0.3)
+    near = nearest(text, read_registry()) or _near_folder(text) or nearest(text, read_registry(), 0.3)
     hint = f"; did you mean {near!r}?" if near else ""
     raise NotFoundError(f"model {text!r}: no such published name or folder{hint} (prostate-mim list shows the names)")
 
@@ -143,14 +143,14 @@ def _on_disk(text: str) -> Path | None:
 
 
 def _near_folder(text: str) -> str:
-    """The model beside a folder that is not there, if one is called alike or is the only one; else nothing."""
-    above = _on_disk(str(Path(text).parent)) if "/" in text or "\\" in text else None
+    """The model beside a folder that is not there: called alike, or in the folder that was named the only one."""
+    above, in_folder = _on_disk(str(Path(text).parent)), "/" in text or "\\" in text
     try:
         inside = [] if above is None else [path for path in above.iterdir() if (_inner(path) / CONFIG).is_file()]
     except OSError:  # a file, or a folder that may not be listed
         return ""
     names = [path.name for path in inside]
-    near = nearest(Path(text).name, names) or (names[0] if len(names) == 1 else "")
+    near = nearest(Path(text).name, names) or (names[0] if in_folder and len(names) == 1 else "")
     return str(Path(text).parent / near) if near else ""
 
 

@@ -37,7 +37,7 @@ class PretrainConfig:
         block_mm_zyx: size of a hidden block in mm, rounded to the encoder's stride; ``inf`` is the whole crop.
         method: what is hidden, how the encoder is kept from it, and what is reconstructed.
         masks_per_crop: how often each loaded crop is hidden in another way within a step.
-        name: of the release; the default gives way to ``ARCHITECTURE.simclr`` for that objective.
+        name: of the release; the default gives way to ``ARCHITECTURE.OBJECTIVE``, such as ``resnet10.mim``.
         augmentation: of crops, on the device.
         health: what is looked at during training, every ``loop.health_every`` steps.
         watch: labelled manifest for the frozen probes; none if empty. It never trains anything.
@@ -118,8 +118,7 @@ class PretrainConfig:
     @property
     def release_name(self) -> str:
         """Of the release."""
-        default = self.objective == SIMCLR and self.name == type(self).name
-        return f"{self.architecture}.{self.objective}" if default else self.name
+        return f"{self.architecture}.{self.objective}" if self.name == type(self).name else self.name
 
     @property
     def crop_augmentation(self) -> Augmentation:

@@ -85,6 +85,9 @@ def test_a_mistyped_run_folder_is_not_found(run, small_encoder: Path, tmp_path: 
     refused(run("info", f"{tmp_path}/runs/mum"), 3, f"did you mean '{tmp_path}/runs/mim'")
     refused(run("info", "org/mum"), 2, "40 hex digits")  # the control: no folder org is here
     assert run("info", "runs/mim").code == 0
+    monkeypatch.chdir(tmp_path / "runs")
+    refused(run("info", "mim2"), 3, "did you mean 'mim'")
+    assert "did you mean 'mim'" not in run("info", "zzz").err  # not alike, and no folder was named
 
 
 @pytest.mark.parametrize(

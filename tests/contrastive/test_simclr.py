@@ -212,6 +212,7 @@ def test_masked_modelling_is_as_it_was() -> None:
     mim = PretrainConfig(spec=CONFIG.spec, loop=CONFIG.loop)
     assert not {"objective", "contrastive"} & mim.used(config_to_dict(mim)).keys()
     assert (mim.release_name, mim.crop_augmentation) == ("resenc-s.mim", Augmentation())
+    assert dataclasses.replace(mim, architecture="resnet10").release_name == "resnet10.mim"
     masked, contrastive = make_model(mim).encoder.state_dict(), make_contrastive(CONFIG).encoder.state_dict()
     assert all(torch.equal(value, contrastive[name]) for name, value in masked.items())
     assert dataclasses.replace(CONFIG, name="a.b").release_name == "a.b"

@@ -10,11 +10,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
+from tiny_model import sealed_tiny
 
 from prostate_mim.classifier import LesionClassifier
 from prostate_mim.deploy import container
-from prostate_mim.deploy.contract import Header, Sample
 from prostate_mim.deploy.export import export_onnx
 from prostate_mim.encoder import PreMIM
 from prostate_mim.spec import InputSpec
@@ -74,34 +73,10 @@ def make_volume() -> Callable[..., Volume]:
     return build
 
 
-def _tiny_model() -> onnx.ModelProto:
-    """Logit = 3 x mean of the voxels, as a graph of four nodes."""
-    voxels = helper.make_tensor_value_info("voxels", TensorProto.FLOAT, ["batch", 1, "depth", "height", "width"])
-    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch"]) for name in ("logit", "probability")]
-    weights = [
-        helper.make_tensor("axes", TensorProto.INT64, [4], np.array([1, 2, 3, 4], "<i8").tobytes(), raw=True),
-        helper.make_tensor("factor", TensorProto.FLOAT, [1], np.array([3], "<f4").tobytes(), raw=True),
-    ]
-    nodes = [
-        helper.make_node("ReduceMean", ["voxels", "axes"], ["mean"], keepdims=0),
-        helper.make_node("Mul", ["mean", "factor"], ["logit"]),
-        helper.make_node("Sigmoid", ["logit"], ["probability"]),
-    ]
-    graph = helper.make_graph(nodes, "tiny", [voxels], outputs, weights)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-
-
 @pytest.fixture
 def tiny() -> onnx.ModelProto:
     """A sealed model to edit; ``reseal`` makes it a file again."""
-    voxels = np.linspace(0, 1, 8, dtype=np.float16).astype(np.float32).reshape(1, 1, 2, 2, 2)
-    logit = np.array([3 * voxels.mean()], np.float32)
-    golden = Sample(voxels, {"logit": logit, "probability": 1 / (1 + np.exp(-logit))})
-    header = Header(
-        "classifier", "tiny", "0123456789abcdef", "0" * 64, "unstated", {}, SPEC, (1, 1, 1), None, "float32", False, "0"
-    )
-    model = onnx.load_model_from_string(container.seal(_tiny_model(), header, golden))
-    return model
+    return onnx.load_model_from_string(sealed_tiny(SPEC))
 
 
 @pytest.fixture

@@ -89,34 +89,12 @@ def other_golden_sample(folder: Path) -> None:
 def tiny_onnx(folder: Path, shift: float = 0.0) -> Path:
     """A sealed file of four nodes; ``shift`` is by how much its golden sample is off."""
     import onnx
-    from onnx import TensorProto, helper
+    from tiny_model import sealed_tiny
 
     from prostate_mim import InputSpec
-    from prostate_mim.deploy import container
-    from prostate_mim.deploy.contract import Header, Sample
 
-    taken = helper.make_tensor_value_info("voxels", TensorProto.FLOAT, ["batch", 1, "depth", "height", "width"])
-    given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch"]) for name in ("logit", "probability")]
-    weights = [
-        helper.make_tensor("axes", TensorProto.INT64, [4], np.array([1, 2, 3, 4], "<i8").tobytes(), raw=True),
-        helper.make_tensor("factor", TensorProto.FLOAT, [1], np.array([3], "<f4").tobytes(), raw=True),
-    ]
-    nodes = [
-        helper.make_node("ReduceMean", ["voxels", "axes"], ["mean"], keepdims=0),
-        helper.make_node("Mul", ["mean", "factor"], ["logit"]),
-        helper.make_node("Sigmoid", ["logit"], ["probability"]),
-    ]
-    graph = helper.make_graph(nodes, "tiny", [taken], given, weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    voxels = np.linspace(0, 1, 8, dtype=np.float16).astype(np.float32).reshape(1, 1, 2, 2, 2)
-    logit = np.array([3 * voxels.mean() + shift], np.float32)
-    golden = Sample(voxels, {"logit": logit, "probability": 1 / (1 + np.exp(-logit))})
-    spec, digits = InputSpec(size_zyx=(8, 64, 64)), "0" * 64
-    header = Header(
-        "classifier", "tiny", digits[:16], digits, "unstated", {}, spec, (1, 1, 1), None, "float32", False, "0"
-    )
     path = folder / "classifier.onnx"
-    path.write_bytes(container.seal(model, header, golden))
+    path.write_bytes(sealed_tiny(InputSpec(size_zyx=(8, 64, 64)), shift))
     onnx.checker.check_model(onnx.load_model(path))
     return path
 
