@@ -88,7 +88,7 @@ def pretrain(
     observe = watch_run(prepared.rows, config, run, store=kept, workers=config.loop.workers)
     task = _task(config, prepared, run, observe)
     weights = train(
-        model, dataset, task, config.loop, run, identity=_identity(config, prepared.fingerprint),
+        model, dataset, task, config.loop, run, identity=_identity(config, prepared.contents),
         augmentation=config.crop_augmentation, resume=resume, allow_change=allow_change,
     )  # fmt: skip
     if launched_rank() == 0:
@@ -175,7 +175,7 @@ def _identity(config: PretrainConfig, data: str | None) -> dict[str, Any]:
     """What a resumed run must have in common with the one before; the loop adds its own part.
 
     Args:
-        data: fingerprint of the studies; None where they are not read yet.
+        data: hash of what the studies hold; None where they are not read yet.
     """
     values = config.used(config_to_dict(config))
     for name in ("loop", "health", "watch", "begin_source"):  # how one looks, and where files lie, changes nothing

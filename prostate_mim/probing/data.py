@@ -16,7 +16,6 @@ from prostate_mim.folds import assign_folds
 from prostate_mim.health.windows import Watched, Window, random_windows
 from prostate_mim.manifest import Manifest, read_manifest
 from prostate_mim.probing.task import ProbeTask
-from prostate_mim.spec import InputSpec
 
 BoolArray = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int_]
@@ -62,10 +61,9 @@ def ask(task: ProbeTask, seed: int, *, store: Path | None = None) -> Questions:
     listed = read_manifest(task.manifest)
     _check(listed, task)
     folds = _folds(listed, task, seed)
-    spec = InputSpec(spacing_mm_zyx=task.spacing_mm_zyx, size_zyx=task.size_zyx)
-    rows = prepare_rows(listed, spec.with_size(task.region_zyx), store=store).rows
+    rows = prepare_rows(listed, task.region, store=store).rows
     studies = [Watched(row.study, group=number) for number, row in enumerate(rows)]
-    windows = random_windows(studies, spec, task.windows, seed)
+    windows = random_windows(studies, task.window, task.windows, seed)
     names = list(dict.fromkeys(row.patient_id for row in listed.rows))
     patient_of = [names.index(row.patient_id) for row in listed.rows]
     places, labels = [], []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prostate_mim.errors import UsageError
+from prostate_mim.spec import InputSpec
 
 KINDS = {
     "gland": "gland voxels against all others of the window",
@@ -65,3 +66,13 @@ class ProbeTask:
             raise UsageError(
                 f"region_zyx {self.region_zyx} is smaller than the window {self.size_zyx}; make it at least as large"
             )
+
+    @property
+    def window(self) -> InputSpec:
+        """The input contract of a window."""
+        return InputSpec(spacing_mm_zyx=self.spacing_mm_zyx, size_zyx=self.size_zyx)
+
+    @property
+    def region(self) -> InputSpec:
+        """What is kept of each study."""
+        return self.window.with_size(self.region_zyx)

@@ -121,7 +121,7 @@ class Planner:
             if per_fold:
                 kept = rows_beside(task, fold, listed, prepared)
             proof = prove_data(task, fold, listed, prepared, set(kept))
-            data = {"fingerprint": prepared.fingerprint, "rows": _digest(kept)}
+            data = {"contents": prepared.contents, "rows": _digest(kept)}
             title = f"{arm.name} {architecture}" + (f" fold {fold}" if per_fold else "")
             used = tuple(kept) if len(kept) < len(listed.rows) else ()
             plans = []

@@ -2,6 +2,11 @@
 
 A key is a hash of everything that decides the numbers behind it. What has the same key is never computed twice, and
 what has changed is never mistaken for it: neither needs a list of what is done.
+
+Of the data, a key holds what the prepared studies hold (``PreparedManifest.contents``: voxels, scale, measured box,
+masks), not which code prepared them, as the keys of the store's entries do: after a change of that code, entries are
+made anew, and a study is computed anew only if they hold other numbers. Code that trains and scores is in no key:
+``FORMAT`` is for that.
 """
 
 from __future__ import annotations

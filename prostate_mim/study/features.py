@@ -102,7 +102,7 @@ def feature_key(task: TaskConfig, table: TaskTable, weights: str, fold: int, *, 
     """
     values: dict[str, Any] = {
         "weights": weights,
-        "data": table.fingerprint,
+        "data": table.contents,
         "rows": list(table.rows),
         "spec": task.spec.to_dict(),
         "level": task.level,

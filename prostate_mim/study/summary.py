@@ -66,7 +66,7 @@ def _task(plan: Plan, task: TaskConfig) -> dict[str, Any]:
         "folds": len(opened.tested),
         "zones": _counted(table.zones),
         "centres": _counted(table.centres),
-        "data_fingerprint": table.fingerprint,
+        "data_fingerprint": table.contents,
         "allowed_overlap": list(plan.allowed.get(task.name, ())),
     }
 

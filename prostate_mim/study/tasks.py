@@ -8,7 +8,6 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,7 @@ from prostate_mim.errors import ManifestError
 from prostate_mim.finetuning.regions import JITTER_ZYX
 from prostate_mim.folds import assign_folds
 from prostate_mim.manifest import Manifest, read_manifest
+from prostate_mim.spec import InputSpec
 from prostate_mim.store import PreparedManifest
 from prostate_mim.study.config import CENTRES, LESIONS, TaskConfig
 
@@ -39,7 +39,7 @@ class TaskTable:
         patients: running numbers, in the order in which the manifest names them.
         folds: of the manifest's own column; of ``lesions`` without it, assigned.
         zones, centres: "" where the manifest gives none.
-        fingerprint: of the prepared studies.
+        contents: hash of what the prepared studies hold, ``PreparedManifest.contents``.
     """
 
     rows: tuple[int, ...]
@@ -49,7 +49,7 @@ class TaskTable:
     folds: tuple[int, ...]
     zones: tuple[str, ...]
     centres: tuple[str, ...]
-    fingerprint: str
+    contents: str
 
     def digest(self) -> str:
         """A hash of it all."""
@@ -96,7 +96,7 @@ class OpenTask:
 
     @property
     def regions(self) -> list[Region]:
-        """One a row, a little larger than the crop."""
+        """One a row: a little larger than the crop; of a probe, what its windows are cut from."""
         return [region_of(one) for one in self.prepared.rows]
 
     @property
@@ -133,10 +133,16 @@ def open_task(task: TaskConfig, seed: int, store: Path) -> OpenTask:
     else:
         listed = read_manifest(task.manifest)
         folds = _own_folds(task, listed)
-    wide = tuple(n + 2 * j for n, j in zip(task.spec.size_zyx, JITTER_ZYX, strict=True))
-    size: Any = wide if task.kind == LESIONS else task.spec.size_zyx
-    prepared = prepare_rows(listed, task.spec.with_size(size), store=store)
-    return OpenTask(task, listed, prepared, _table(listed, folds, prepared.fingerprint))
+    prepared = prepare_rows(listed, _region(task), store=store)
+    return OpenTask(task, listed, prepared, _table(listed, folds, prepared.contents))
+
+
+def _region(task: TaskConfig) -> InputSpec:
+    """All that is looked at of a study: a key of less would not see it change."""
+    if task.kind != LESIONS:
+        return task.probe_task().region
+    z, y, x = (n + 2 * j for n, j in zip(task.spec.size_zyx, JITTER_ZYX, strict=True))
+    return task.spec.with_size((z, y, x))
 
 
 def _own_folds(task: TaskConfig, listed: Manifest) -> list[int]:
@@ -150,7 +156,7 @@ def _own_folds(task: TaskConfig, listed: Manifest) -> list[int]:
     return [row.fold for row in listed.rows if row.fold is not None]
 
 
-def _table(listed: Manifest, folds: list[int], fingerprint: str) -> TaskTable:
+def _table(listed: Manifest, folds: list[int], contents: str) -> TaskTable:
     number: dict[str, int] = {}
     for row in listed.rows:
         number.setdefault(row.patient_id, len(number))
@@ -162,5 +168,5 @@ def _table(listed: Manifest, folds: list[int], fingerprint: str) -> TaskTable:
         folds=tuple(folds),
         zones=tuple(row.zone for row in listed.rows),
         centres=tuple(row.centre for row in listed.rows),
-        fingerprint=fingerprint,
+        contents=contents,
     )

@@ -18,6 +18,7 @@ from small_training import last, losses, same_run
 from prostate_mim.engine.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from prostate_mim.errors import UsageError
 from prostate_mim.pretraining import PretrainConfig, pretrain
+from prostate_mim.store import prepare
 
 STEPS = TEACHING.loop.steps
 
@@ -91,6 +92,18 @@ def test_other_configuration_or_data_is_refused(studies: Path, straight_pretrain
     with pytest.raises(UsageError, match=r"data '[0-9a-f]+' -> '[0-9a-f]+'"):
         pretrain(fewer, run, TEACHING, resume=True)
     assert not (run / "release").exists()
+
+
+def test_other_code_that_prepares_the_same_goes_on(
+    studies: Path, straight_pretrain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the studies hold is compared (other data is refused above), not the names of their entries."""
+    run = stopped(straight_pretrain, tmp_path / "run", STEPS - 2)
+    monkeypatch.setattr(prepare, "code_fingerprint", lambda: "c0de" * 16)
+    pretrain(studies, run, TEACHING, resume=True)
+    assert same_release(run, straight_pretrain)
+    stated = [json.loads((one / "run.json").read_text())["data_fingerprint"] for one in (run, straight_pretrain)]
+    assert stated[0] != stated[1]  # the control: it is other code
 
 
 def test_occupied_run_folder_is_refused(studies: Path, straight_pretrain: Path, tmp_path: Path) -> None:
