@@ -61,6 +61,11 @@ class ManifestRow:
         """Whether the row says where its lesion is."""
         return self.is_crop or self.position_mm_lps is not None or self.lesion_mask is not None
 
+    @property
+    def has_place(self) -> bool:
+        """Whether the row says where to look, by a lesion or a gland mask; else that is the middle of the image."""
+        return self.gland_mask is not None or (self.level == "lesion" and self.has_lesion)
+
 
 @dataclass(frozen=True)
 class Manifest:

@@ -100,7 +100,7 @@ def predict_volume(
 
 def predict_study(model: LesionClassifier, study: Study, guard: Guard, *, strict: bool = False) -> Prediction:
     """``predict_volume`` of an opened manifest row: around its centre, with the masks it names."""
-    place = study.centre_mm_lps if study.has_place else None
+    place = study.centre_mm_lps if study.row.has_place else None
     return predict_volume(
         model, study.volume, place, guard, masks=study.masks, is_crop=study.row.is_crop, strict=strict
     )  # fmt: skip

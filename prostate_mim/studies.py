@@ -48,11 +48,6 @@ class Study:
     masks: Mapping[str, Volume] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    @property
-    def has_place(self) -> bool:
-        """Whether the row says where to look, by a lesion or a gland mask; else the centre is the image's."""
-        return self.row.gland_mask is not None or (self.row.level == "lesion" and self.row.has_lesion)
-
     def read_mask(self, name: str) -> Volume | None:
         """One of the row's masks; None where the row has none. A position is no mask.
 

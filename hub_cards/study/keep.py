@@ -4,6 +4,10 @@
 them, under their keys. ``make study`` loads it first, so that tables and page are made again in minutes and hours of
 training are left out; a key holds all that decides its numbers, so what has changed since is computed anew.
 ``make study KEPT=`` computes everything. Patients are running numbers here; no voxel and no id is in the file.
+
+Cells whose metadata hold ``data`` are older than the package's own resampling: they were computed on regions that
+SciPy resampled, which differ from today's by one step of the stored integers (a 512th of a study's deviation) in less
+than 0.1 % of the voxels. ``was`` is the key that they had then.
 """
 
 from __future__ import annotations

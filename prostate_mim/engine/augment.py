@@ -17,7 +17,7 @@ from torch import Tensor
 from prostate_mim.engine.amounts import BIAS_DEGREE, BIAS_TERMS, Amounts, Augmentation, Numbers, draw_amounts
 from prostate_mim.engine.seeding import derive_seed
 
-__all__ = ["Augmentation", "augment_batch", "box_inside", "zero_outside"]
+__all__ = ["Augmentation", "augment_batch", "box_inside", "crop_places", "zero_outside"]
 
 
 def box_inside(box: Tensor, size_zyx: tuple[int, int, int], device: torch.device) -> Tensor:
@@ -56,13 +56,44 @@ def augment_batch(
     """
     _, _, depth, height, width = voxels.shape
     size = (depth, height, width)
-    amounts = draw_amounts(settings, seed, draws).kept_still(~_mostly_measured(box, size))
+    amounts = _amounts(settings, box, size, seed, draws)
     inside, profiles = box_inside(box, size, voxels.device), _profiles(box, size)
     voxels, inside, labels = voxels[:, 0], inside[:, 0], labels[:, 0]
     voxels = _resolution(voxels, profiles, amounts)
     voxels, inside, labels = _geometry(voxels, inside, labels, amounts)
     voxels = _noise(_intensity(voxels, inside, amounts), amounts, seed, draws)
     return zero_outside(voxels, inside)[:, None], inside[:, None], labels[:, None]
+
+
+def crop_places(
+    place: Tensor, box: Tensor, size_zyx: tuple[int, int, int], settings: Augmentation, seed: int, draws: Sequence[int]
+) -> Tensor:
+    """Where the voxels of augmented crops lie in their studies, as ``MimBatch.place``.
+
+    Args:
+        place: (N, 3) int64 on the CPU: twice the way from the middle of the region to that of the crop, voxels.
+        box: (N, 3, 2) int64 on the CPU: the measured box of each sample.
+        size_zyx: voxels of a crop.
+        settings, seed, draws: as ``augment_batch`` was given.
+
+    Returns:
+        (N, 3, 4) float32 on the CPU: an affine map from (z, y, x) within the crop to (z, y, x) within the study, both
+        from the middle, in voxels. Of a mirrored crop the study is mirrored too, so that x tells the side seen.
+    """
+    amounts = _amounts(settings, box, size_zyx, seed, draws)
+    cosine, sine = (f(amounts.angle) * np.exp(-amounts.size) for f in (np.cos, np.sin))
+    found = np.zeros((len(place), 3, 4), np.float32)
+    found[:, :, 3] = place.numpy() / 2
+    found[:, 2, 3] *= np.where(amounts.flip, -1, 1)
+    found[:, 0, 0] = 1
+    found[:, 1, 1], found[:, 1, 2], found[:, 2, 1], found[:, 2, 2] = cosine, sine, -sine, cosine  # as _source_places
+    return torch.from_numpy(found)
+
+
+def _amounts(
+    settings: Augmentation, box: Tensor, size_zyx: tuple[int, int, int], seed: int, draws: Sequence[int]
+) -> Amounts:
+    return draw_amounts(settings, seed, draws).kept_still(~_mostly_measured(box, size_zyx))
 
 
 def zero_outside(voxels: Tensor, inside: Tensor) -> Tensor:

@@ -39,8 +39,8 @@ def finish_batch(
 
     Returns:
         voxels (N, C, D, H, W) float32: the image z-scored, then the spec's masks as 0 and 1, all 0 in padding; inside
-        and each mask of ``store.BITS`` (N, 1, D, H, W) bool; has_gland and so on for each of them, label, row and draw
-        (N,). All on the device but ``row`` and ``draw``, which stay on the CPU.
+        and each mask of ``store.BITS`` (N, 1, D, H, W) bool; has_gland and so on for each of them and label (N,), all
+        on the device; box, place, row and draw as they were, on the CPU.
     """
     done = items if "inside" in items else finish_crops(items, device, spec, augmentation, seed)
     voxels, inside, labels = (done[name].to(device, non_blocking=True) for name in ("voxels", "inside", "labels"))
@@ -50,8 +50,8 @@ def finish_batch(
         if spec.masks:  # they went where the voxels went, and have nothing in padding
             voxels = torch.cat([voxels, *(masks[name].to(voxels.dtype) for name in spec.masks)], 1)
     facts = {name: items[name].to(device, non_blocking=True) for name in (*(f"has_{name}" for name in BITS), "label")}
-    places = {name: items[name].cpu() for name in ("row", "draw")}
-    return {"voxels": voxels, "inside": inside, **masks, **facts, **places}
+    whence = {name: items[name].cpu() for name in ("box", "place", "row", "draw")}
+    return {"voxels": voxels, "inside": inside, **masks, **facts, **whence}
 
 
 def finish_crops(

@@ -87,9 +87,9 @@ class DrawDataset(Dataset[dict[str, Any]]):
     """Draw number n -> one raw crop. Epochs are permutations; draws are reproducible by n alone.
 
     An item holds ``voxels`` (1, D, H, W) int16 as stored, ``box`` (3, 2) int64 (the half-open range of measured voxels
-    along each axis of the crop; what lies outside is padding, its voxels any constant), ``labels`` (1, D, H, W) uint8
-    (bits as in ``store.BITS``; 0 where the row has no mask), ``has_gland`` and so on for each of them, ``label``,
-    ``row`` and ``draw``.
+    along each axis of the crop; what lies outside is padding, its voxels any constant), ``place`` (3,) int64 (twice
+    the way from the region's middle to the crop's, voxels), ``labels`` (1, D, H, W) uint8 (bits as in ``store.BITS``;
+    0 where the row has no mask), ``has_gland`` and so on for each of them, ``label``, ``row`` and ``draw``.
 
     Args:
         regions: the studies, each at least as large as the crop.
@@ -158,12 +158,14 @@ class DrawDataset(Dataset[dict[str, Any]]):
         found = np.zeros(voxels.shape, np.uint8) if labels is None else labels[piece]
         arrays = {"voxels": np.array(voxels, np.int16, order="C"), "labels": np.array(found, np.uint8, order="C")}
         tensors = {name: torch.from_numpy(array)[None] for name, array in arrays.items()}
-        return {**tensors, **self.facts(region, box_within(region.study, piece), draw)}
+        return {**tensors, **self.facts(region, piece, draw)}
 
-    def facts(self, region: Region, box: Box, draw: int) -> dict[str, Any]:
+    def facts(self, region: Region, piece: Piece, draw: int) -> dict[str, Any]:
         """All of an item but its voxels."""
+        shape = region.study.shape_zyx
         return {
-            "box": torch.tensor(box),
+            "box": torch.tensor(box_within(region.study, piece)),
+            "place": torch.tensor([at.start + at.stop - count for at, count in zip(piece, shape, strict=True)]),
             **{f"has_{name}": name in region.study.masks for name in BITS},
             "label": region.label,
             "row": region.row,

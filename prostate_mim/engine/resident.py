@@ -66,7 +66,10 @@ class ResidentRegions:
         boxes = [box_within(region.study, piece) for region, (_, piece) in zip(regions, places, strict=True)]
         voxels = [self._voxels[index][piece] for index, piece in places]
         labels = [self._cut_labels(index, piece) for index, piece in places]
-        facts = [self.dataset.facts(*of) for of in zip(regions, boxes, draws, strict=True)]
+        facts = [
+            self.dataset.facts(region, piece, draw)
+            for region, (_, piece), draw in zip(regions, places, draws, strict=True)
+        ]
         fine = self._surely_tissue(voxels, boxes, regions)
         for n in (n for n, good in enumerate(fine) if not good):
             facts[n] = self.dataset[draws[n]]  # the exact answer, and another place if it is no

@@ -53,7 +53,7 @@ class Slots:
         self.voxels = _shared(crops, torch.float32 if finished else torch.int16)
         self.inside = _shared(crops, torch.bool) if finished else None
         self.labels = _shared(crops, torch.uint8)
-        self.facts = _shared(torch.Size((count, items, 6 + len(_FLAGS) + len(_NUMBERS))), torch.int64)
+        self.facts = _shared(torch.Size((count, items, 9 + len(_FLAGS) + len(_NUMBERS))), torch.int64)
         self.reading = _shared(torch.Size((workers,)), torch.int64).fill_(-1)
 
     def __len__(self) -> int:
@@ -65,19 +65,21 @@ class Slots:
         if self.inside is not None:
             self.inside[slot, place] = item["inside"]
         self.labels[slot, place] = item["labels"]
-        facts = [*item["box"].flatten().tolist(), *(int(item[name]) for name in (*_FLAGS, *_NUMBERS))]
+        where = (*item["box"].flatten().tolist(), *item["place"].tolist())
+        facts = [*where, *(int(item[name]) for name in (*_FLAGS, *_NUMBERS))]
         self.facts[slot, place] = torch.tensor(facts)
 
     def take(self, slot: int, *, pinned: bool) -> dict[str, Tensor]:
         """A copy of a whole batch, in pinned memory if asked for; the slot may then be used again."""
         facts = self.facts[slot].clone()
-        named = dict(zip((*_FLAGS, *_NUMBERS), facts[:, 6:].unbind(1), strict=True))
+        named = dict(zip((*_FLAGS, *_NUMBERS), facts[:, 9:].unbind(1), strict=True))
         inside = {} if self.inside is None else {"inside": _copy(self.inside[slot])}
         return {
             **inside,
             "voxels": self.voxels[slot].pin_memory() if pinned else _copy(self.voxels[slot]),
             "labels": self.labels[slot].pin_memory() if pinned else _copy(self.labels[slot]),
             "box": facts[:, :6].reshape(-1, 3, 2),
+            "place": facts[:, 6:9].contiguous(),
             **{name: named[name] > 0 for name in _FLAGS},
             **{name: named[name].contiguous() for name in _NUMBERS},
         }

@@ -51,7 +51,9 @@ def hidden_windows(model: MaskedImageModel, windows: Sequence[Window], first: in
     gland = to_device([none if w.gland is None else w.gland for w in windows], cpu)
     lesion = to_device([none if w.lesion is None else w.lesion for w in windows], cpu)
     generators = [torch_generator(seed, "health", "hidden", first + number) for number in range(len(windows))]
-    shown = MimBatch(voxels, inside, model.grid.all_visible(len(windows)), gland)
+    place = torch.eye(3, 4).repeat(len(windows), 1, 1)
+    place[:, :, 3] = torch.tensor([window.offset_zyx for window in windows])
+    shown = MimBatch(voxels, inside, model.grid.all_visible(len(windows)), gland, place=place)
     hidden, _ = hide(model, shown, generators, lesion=lesion, progress=1.0, ask_teacher=False)
     return hidden.to(device_of(model))
 

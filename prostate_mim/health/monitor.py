@@ -62,6 +62,8 @@ class HealthMonitor:
         self.labelled = self._fixed_part(labelled)
         self._central = central_windows(self.watched, spec)
         self._random = random_windows(self.watched, spec, self.config.windows, seed)
+        # One a study, for a target that needs no image to be known in the middle of every study.
+        self._apart = random_windows(self.watched, spec, 1, seed)
         self._labelled = central_windows(self.labelled, spec)
 
     def observe(self, model: Encodes, step: int, run: Path) -> dict[str, float]:
@@ -111,7 +113,8 @@ class HealthMonitor:
     def _measure(self, model: Encodes) -> tuple[dict[str, float], Reconstructions | None]:
         size, values, pictures = self.config.batch, dict[str, float](), None
         if isinstance(model, MaskedImageModel):
-            values, pictures = masked_errors(model, self._central, self.spec.spacing_mm_zyx, size, self.seed)
+            windows = self._apart if model.target.name == "position" else self._central
+            values, pictures = masked_errors(model, windows, self.spec.spacing_mm_zyx, size, self.seed)
         if self.own is not None:
             values.update(self.own(model))
         seen = look(model, self._random, size, self.config.cells, self.seed)

@@ -49,6 +49,7 @@ class Window:
         lesion: (D, H, W) bool, or None.
         owner: index of its study in the sequence it was cut from.
         start_zyx: its first voxel in the study's region.
+        offset_zyx: its middle, from that of the study's region, voxels.
     """
 
     voxels: FloatArray
@@ -57,6 +58,7 @@ class Window:
     lesion: BoolArray | None
     owner: int
     start_zyx: Triple = (0, 0, 0)
+    offset_zyx: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 def central_windows(studies: Sequence[Watched], spec: InputSpec) -> list[Window]:
@@ -130,7 +132,8 @@ def _cut(watched: Watched, owner: int, start: Triple, spec: InputSpec) -> Window
     inside = watched.study.inside(piece)
     voxels = normalise(watched.study.intensities(piece), inside, spec, f"watched study {owner + 1}")
     gland, lesion = (watched.study.mask(name, piece) for name in ("gland", "lesion"))
-    return Window(voxels, inside, _within(gland, inside), _within(lesion, inside), owner, start)
+    dz, dy, dx = (a - free / 2 for a, free in zip(start, _room(watched, spec), strict=True))
+    return Window(voxels, inside, _within(gland, inside), _within(lesion, inside), owner, start, (dz, dy, dx))
 
 
 def _within(labelled: BoolArray | None, inside: BoolArray) -> BoolArray | None:

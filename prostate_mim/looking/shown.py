@@ -165,7 +165,7 @@ def row_looked(path: Path, number: int) -> Looked:
     """
     manifest = read_manifest(path)
     study = open_study(manifest, manifest.row(number))
-    place = study.centre_mm_lps if study.has_place else None
+    place = study.centre_mm_lps if study.row.has_place else None
     where = {name: f"{study.where} ({name}_mask)" for name in study.masks}
     masks = {name: Volume(given.voxels, given.geometry, where[name]) for name, given in study.masks.items()}
     return Looked(study.volume, f"row {number}", masks, _markers(manifest, study), place, study.notes)

@@ -84,6 +84,8 @@ METHODS: dict[str, Method] = {
     "a2mim": Method(
         encoding="middle", decoder="linear", target="voxels", losses=(("l1", 1.0), ("focal_frequency", 0.1))
     ),
+    # Masked operators, where in the body each cell lies, hidden or not (see ``targets.position``).
+    "position": Method(target="position", ratio="0.3", scores="all"),
     # Restoration of shuffled, painted and re-mapped crops; nothing is hidden (Zhou et al. 2021, Models Genesis).
     "genesis": Method(
         encoding="filled", decoder="unet", target="voxels", strategy="genesis", ratio="0.5", scores="all"

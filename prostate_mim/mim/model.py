@@ -44,6 +44,9 @@ class MimBatch:
         gland: (N, 1, D, H, W) bool, or None where no gland is known.
         changed: (N, 1, D, H, W) what the encoder gets instead of ``voxels`` (dropped frequencies, corruption), or None.
         frequencies: (N, H, W) bool in ``fft2`` order, True = dropped from every slice: then only these are scored.
+        place: (N, 3, 4) float, an affine map: from a voxel's place from the middle of its crop (z, y, x, in voxels) to
+            that from the middle of its study, of a patient who was mirrored and turned with the crop; None: every crop
+            is the middle of its study.
     """
 
     voxels: Tensor
@@ -52,6 +55,7 @@ class MimBatch:
     gland: Tensor | None = None
     changed: Tensor | None = None
     frequencies: Tensor | None = None
+    place: Tensor | None = None
 
     def to(self, device: torch.device) -> MimBatch:
         """The same on a device."""
@@ -194,7 +198,7 @@ class MaskedImageModel(nn.Module):
         voxels = batch.voxels if batch.voxels.dtype == torch.float64 else batch.voxels.float()
         wants_teacher = self.teacher is not None and self.target.name == "features"
         teacher = self.teacher.features(voxels) if self.teacher is not None and wants_teacher else None
-        return TargetSource(voxels, batch.inside, batch.gland, teacher)
+        return TargetSource(voxels, batch.inside, batch.gland, teacher, batch.place)
 
     def to_voxels(self, output: MimOutput, batch: MimBatch) -> Tensor | None:
         """The prediction as (N, 1, D, H, W) in z-scores, for pictures only; None where the target is no image."""

@@ -101,6 +101,15 @@ class PretrainConfig:
             )
         if self.objective == SIMCLR:
             self._check_contrastive()
+        else:
+            self._check_position()
+
+    def _check_position(self) -> None:
+        if self.method.target == "position" and not any(self.jitter_zyx):
+            raise UsageError(
+                "jitter_zyx is 0, so every crop is the middle of its study, and target 'position' has nothing to ask; "
+                "let crops wander"
+            )
 
     def _check_contrastive(self) -> None:
         batch = self.loop.batch

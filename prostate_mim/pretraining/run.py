@@ -144,13 +144,22 @@ def make_model(config: PretrainConfig) -> MaskedImageModel:
 
 
 def _check_model(model: MaskedImageModel, manifest: Manifest) -> None:
-    """A strategy without a mask in any study would be another one throughout; a teacher follows whole parameters."""
+    """A strategy without a mask in any study would be another one throughout; a teacher follows whole parameters.
+
+    Regions are cut around the lesion or the gland where a row tells it. The way from there would be learnt from labels.
+    """
     for name in sorted(model.strategy.needs & {"gland", "lesion"}):
         if all(getattr(row, f"{name}_mask") is None for row in manifest.rows):
             raise UsageError(
                 f"strategy {model.method.strategy!r} looks at {name} masks, but no row of the manifest has a "
                 f"{name}_mask; add them, or choose another strategy"
             )
+    if model.target.name == "position" and (placed := sum(row.has_place for row in manifest.rows)):
+        raise UsageError(
+            f"target 'position' asks how far a crop is from the middle of its scan, but {placed} of "
+            f"{len(manifest.rows)} rows say where to look instead: leave out gland_mask, and of lesions all columns "
+            "but the study's"
+        )
     if is_sharded() and model.teacher is not None:
         raise UsageError(
             f"target {model.method.target!r} with strategy {model.method.strategy!r} needs a teacher, which follows "
@@ -163,7 +172,7 @@ def _task(config: PretrainConfig, prepared: PreparedManifest, run: Path, observe
         contrast = contrastive_task(prepared.rows, config)
         task = Task(loss=contrast.loss, compile=contrast.compile)
     else:
-        mim = MimTask(config.loop.seed, config.loop.steps, config.masks_per_crop)
+        mim = MimTask(config.loop.seed, config.loop.steps, config.masks_per_crop, config.augmentation)
         task = Task(loss=mim.loss, compile=mim.compile, begin_step=mim.begin_step)
     return dataclasses.replace(
         task, begin=partial(_begin, run, config, prepared), observe=observe, report=partial(_report, run), score=score,

@@ -7,6 +7,7 @@ from collections import Counter
 import torch
 from torch import Tensor, nn
 
+from prostate_mim.engine.augment import Augmentation, crop_places
 from prostate_mim.engine.batch import Batch
 from prostate_mim.engine.distributed import unwrapped
 from prostate_mim.engine.seeding import torch_generator
@@ -21,10 +22,14 @@ class MimTask:
         seed: of the run; hidden blocks derive from it and the draw's number.
         steps: of the run, for strategies that change with its progress.
         masks_per_crop: how often each crop is hidden in another way.
+        augmentation: of the crops, for targets that ask where a crop lies; None: nothing was varied.
     """
 
-    def __init__(self, seed: int, steps: int, masks_per_crop: int = 1) -> None:
+    def __init__(
+        self, seed: int, steps: int, masks_per_crop: int = 1, augmentation: Augmentation | None = None
+    ) -> None:
         self.seed, self.steps, self.masks_per_crop = seed, steps, masks_per_crop
+        self.augmentation = augmentation or Augmentation.none()
 
     def compile(self, model: nn.Module) -> None:
         """The encoder alone: decoding and scoring pick out what is hidden, each time another number of cells."""
@@ -44,6 +49,7 @@ class MimTask:
             self._times(batch["inside"]),
             bare.grid.all_visible(len(batch["voxels"]) * self.masks_per_crop),
             self._times(batch["gland"]) if bool(batch["has_gland"].any()) else None,
+            place=self._times(self._place(batch)) if bare.target.name == "position" else None,
         )
         lesion = self._times(batch["lesion"]) if bool(batch["has_lesion"].any()) else None
         generators = [self._generator(int(draw), k) for draw in batch["draw"] for k in range(self.masks_per_crop)]
@@ -52,6 +58,12 @@ class MimTask:
         counted = output.counted
         weight = counted.sum(dtype=torch.float64) / counted[0].numel()
         return StepLoss(output.loss, weight, _used(names, bare.method.strategy))
+
+    def _place(self, batch: Batch) -> Tensor:
+        depth, height, width = batch["voxels"].shape[2:]
+        size, draws = (depth, height, width), [int(draw) for draw in batch["draw"]]
+        found = crop_places(batch["place"], batch["box"], size, self.augmentation, self.seed, draws)
+        return found.to(batch["voxels"].device, non_blocking=True)
 
     def _times(self, values: Tensor) -> Tensor:
         return values if self.masks_per_crop == 1 else values.repeat_interleave(self.masks_per_crop, 0)

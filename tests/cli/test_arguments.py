@@ -8,13 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from outcomes import refused
 
 from prostate_mim.manifest import ManifestRow
-from prostate_mim.studies import Study
-from prostate_mim.volume import Geometry, Volume, read_volume
+from prostate_mim.volume import read_volume
 
 
 def test_what_is_wrong_is_said_before_torch_is_there(cohort: Path, small_encoder: Path, tmp_path: Path) -> None:
@@ -103,6 +101,4 @@ def test_a_mistyped_run_folder_is_not_found(run, small_encoder: Path, tmp_path: 
 )
 def test_what_gives_a_row_its_place(given: dict[str, Any], has: bool) -> None:
     """A position, a lesion, a crop or the gland; else the centre of the image is taken, which is flagged."""
-    row = ManifestRow(1, "s", "p", Path("t2w"), **given)
-    volume = Volume(np.zeros((2, 2, 2), np.float32), Geometry((3.0, 1.0, 1.0)))
-    assert Study(row, volume, (1.0, 2.0, 3.0), "row 1").has_place is has
+    assert ManifestRow(1, "s", "p", Path("t2w"), **given).has_place is has

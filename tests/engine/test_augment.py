@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from prostate_mim.engine import augment as module
 from prostate_mim.engine.amounts import draw_amounts
-from prostate_mim.engine.augment import Augmentation, augment_batch, box_inside
+from prostate_mim.engine.augment import Augmentation, augment_batch, box_inside, crop_places
 from prostate_mim.errors import UsageError
 
 SIZE = (6, 24, 20)
@@ -236,3 +236,39 @@ def test_impossible_settings_are_refused():
     for wrong in ({"flip_chance": 1.5}, {"noise": -0.1}, {"bias": math.nan}, {"gamma": math.inf}, {"thickness": 0.5}):
         with pytest.raises(UsageError, match=next(iter(wrong))):
             Augmentation(**wrong)
+
+
+# --------------------------------------------------------------------------------------- where augmented voxels lie
+
+
+def test_places_say_where_every_voxel_went():
+    """Crops that hold their own coordinates, flipped, turned and scaled: what is found there is what the map says.
+
+    Coordinates are linear, so bilinear sampling keeps them exactly; x of a mirrored crop has the other sign.
+    """
+    count, size, studies = 6, (4, 24, 20), (12, 60, 70)
+    rng = np.random.default_rng(1)
+    start = rng.integers(0, np.subtract(studies, size), (count, 3))
+    place = torch.from_numpy(2 * start + np.asarray(size) - np.asarray(studies))
+    boxes = torch.tensor([[(0, n) for n in size]] * count)
+    chosen = replace(only("affine", rotation_degrees=25.0, scaling=0.3), flip_chance=0.5)
+    found = crop_places(place, boxes, size, chosen, 0, range(count))
+    flipped = torch.from_numpy(np.asarray(draw_amounts(chosen, 0, range(count)).flip))
+    assert 0 < flipped.sum() < count
+    middles = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in size]
+    within = torch.stack(torch.meshgrid(*middles, indexing="ij"))
+    wanted = torch.einsum("nij,jzyx->nizyx", found[:, :, :3], within) + found[:, :, 3, None, None, None]
+    for axis in range(3):
+        truth = within[axis] + place[:, axis, None, None, None] / 2
+        labels = torch.zeros(count, 1, *size, dtype=torch.uint8)
+        seen, inside, _ = augment_batch(truth[:, None], boxes, labels, chosen, 0, range(count))
+        side = torch.where(flipped, -1.0, 1.0)[:, None, None, None] if axis == 2 else 1.0
+        inner = inside[:, 0].clone()  # at the rim, sampling is cut off
+        inner[..., :2, :] = inner[..., -2:, :] = inner[..., :2] = inner[..., -2:] = False
+        rim = torch.nn.functional.max_pool3d((~inside).float(), (1, 3, 3), 1, (0, 1, 1))[:, 0] > 0
+        known = inner & ~rim
+        assert known.float().mean() > 0.4
+        torch.testing.assert_close(wanted[:, axis][known], (side * seen[:, 0])[known], atol=1e-3, rtol=0)
+        still = crop_places(place, boxes, size, Augmentation.none(), 0, range(count))  # control: not the plain map
+        plain = within[axis] + still[:, axis, 3, None, None, None]
+        assert axis == 0 or not torch.allclose(plain[known], (side * seen[:, 0])[known], atol=1.0)

@@ -107,6 +107,8 @@ def test_a_batch_is_what_the_seam_says():
         **{name: ((2, 1, 4, 16, 16), torch.bool) for name in ("inside", "gland", "lesion", "pz", "tz")},
         **{name: ((2,), torch.bool) for name in ("has_gland", "has_lesion", "has_pz", "has_tz")},
         **{name: ((2,), torch.int64) for name in ("label", "row", "draw")},
+        "box": ((2, 3, 2), torch.int64),
+        "place": ((2, 3), torch.int64),
     }
     assert torch.equal(found["gland"][0, 0], torch.from_numpy(gland))
     assert torch.equal(found["lesion"][1, 0], torch.from_numpy(lesion))

@@ -22,7 +22,7 @@ from prostate_mim.store import prepare_study
 from prostate_mim.studies import Study, open_all
 from prostate_mim.volume import read_mask
 
-KEYS = {"voxels", "box", "labels", "has_gland", "has_lesion", "has_pz", "has_tz", "label", "row", "draw"}
+KEYS = {"voxels", "box", "place", "labels", "has_gland", "has_lesion", "has_pz", "has_tz", "label", "row", "draw"}
 
 
 def same(one: dict, other: dict) -> bool:
@@ -39,7 +39,22 @@ def test_an_item_is_what_the_seam_says():
     assert (item["labels"].shape, item["labels"].dtype) == ((1, 4, 16, 16), torch.uint8)
     assert item["box"].tolist() == [[0, 4], [0, 16], [0, 16]]
     assert item["draw"] == 7
+    assert item["place"].dtype == torch.int64
     assert 250 < item["voxels"].float().mean() < 350
+
+
+def test_a_place_is_counted_from_the_middle_of_the_region():
+    """Twice the way between the middles, in voxels: the first voxel's index says the same."""
+    at = np.arange(8 * 32 * 32).reshape(SIZE)
+    dataset = DrawDataset([region(at)], SPEC, JITTER, 0)
+    items = [dataset[draw] for draw in range(6)]
+    for item in items:
+        start = np.unravel_index(int(item["voxels"][0, 0, 0, 0]), SIZE)
+        wanted = [2 * a + n - whole for a, n, whole in zip(start, SPEC.size_zyx, SIZE, strict=True)]
+        assert item["place"].tolist() == wanted
+    assert len({tuple(item["place"].tolist()) for item in items}) == 6
+    middle = DrawDataset([region(at)], SPEC, (0, 0, 0), 0)[0]
+    assert middle["place"].tolist() == [0, 0, 0]
 
 
 def test_draws_differ_and_repeat():

@@ -16,6 +16,7 @@ from made_regions import region
 from made_training import Limited, config, curve, furthest
 from torch import Tensor
 
+from prostate_mim.engine.augment import Augmentation
 from prostate_mim.engine.batch import Batch, finish_batch
 from prostate_mim.engine.checkpoint import find_checkpoints, read_checkpoint
 from prostate_mim.engine.data import DrawDataset
@@ -93,6 +94,21 @@ def test_masks_repeat_and_belong_to_draws() -> None:
     assert torch.equal(together.hidden_blocks[2:], alone.hidden_blocks)
     assert not torch.equal(hidden_by(2, [1], seed=1).hidden_blocks, alone.hidden_blocks)
     assert not torch.equal(hidden_by(2, [7]).hidden_blocks, alone.hidden_blocks)
+
+
+def test_places_reach_the_target_that_asks() -> None:
+    """One a hidden sample, as the crops were drawn and varied; other targets are told nothing."""
+    given = []
+    for method, augmentation in ((METHODS["position"], None), (METHODS["position"], Augmentation(flip_chance=1.0))):
+        model = model_of(method)
+        model.register_forward_pre_hook(lambda module, arguments: given.append(arguments[0].place))
+        MimTask(0, STEPS, 2, augmentation).loss(model, batch_of([0, 1]), 0)
+    plain, varied = given
+    places = batch_of([0, 1])["place"] / 2
+    assert plain[:, :, 3].tolist() == [places[n // 2].tolist() for n in range(4)]
+    assert varied[:, 2, 3].tolist() == [-places[n // 2][2].item() for n in range(4)]
+    assert places[:, 1:].all()
+    assert hidden_by(1, [0]).place is None
 
 
 def test_several_masks_train(straight: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from dataclasses import replace
@@ -59,18 +60,33 @@ CONFIGS = {
     "simmim": config(half("simmim")),
     "a2mim": config(half("a2mim")),
     "genesis": config(METHODS["genesis"]),
+    "position": config(METHODS["position"]),
     "spark": config(half("spark")),
     "zerofill": config(half("zerofill")),
     "resnet10": config(half("fcmae"), "resnet10"),
     "convnext-a": config(half("fcmae"), "convnext-a"),
 }
 # No block is hidden, so there is nothing to fill in; or what is predicted is no image.
-NO_PICTURE = {"frequency", "genesis", "features"}
+NO_PICTURE = {"frequency", "genesis", "features", "position"}
 
 
 def manifest_of(name: str, phantoms: Path) -> Path:
-    """Only the lesion manifest has lesion masks."""
+    """Only the lesion manifest has lesion masks; where a study's middle is asked for, no row may say another place."""
+    if name == "position":
+        return bare(phantoms.parent)
     return phantoms if name == "lesion" else phantoms.parent / "studies.csv"
+
+
+def bare(folder: Path) -> Path:
+    """The studies without gland masks."""
+    made = folder / "bare.csv"
+    with (folder / "studies.csv").open(newline="") as stream:
+        rows = [{key: value for key, value in row.items() if key != "gland_mask"} for row in csv.DictReader(stream)]
+    with made.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return made
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -218,6 +234,24 @@ def test_resumed_teacher_is_the_same(phantoms: Path, tmp_path: Path) -> None:
     assert [key for key in one if not torch.equal(one[key], two[key])] == []
     before = load_file(older)  # negative control: the step in between did move the teacher
     assert any(not torch.equal(one[key], before[key]) for key in one if key.startswith("model.teacher."))
+
+
+def test_places_from_labels_are_refused(phantoms: Path, tmp_path: Path) -> None:
+    """Regions are cut around glands and lesions that rows tell: how far away those are is what labels say."""
+    for listed in (phantoms.parent / "studies.csv", phantoms):
+        with pytest.raises(
+            UsageError, match=r"'position' asks how far .* but (\d+) of \1 rows say where to look instead"
+        ):
+            pretrain(listed, tmp_path / "run", CONFIGS["position"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_crops_that_stay_have_no_place_to_tell() -> None:
+    """Without jitter every answer is the same: refused, but for targets that look at the image."""
+    with pytest.raises(UsageError, match=r"jitter_zyx is 0.* let crops wander"):
+        replace(CONFIGS["position"], jitter_zyx=(0, 0, 0))
+    assert replace(CONFIGS["position"], jitter_zyx=(0, 0, 1)).jitter_zyx == (0, 0, 1)
+    assert replace(CONFIGS["genesis"], jitter_zyx=(0, 0, 0)).jitter_zyx == (0, 0, 0)
 
 
 def test_wrong_parts_are_refused_before_reading(tmp_path: Path) -> None:

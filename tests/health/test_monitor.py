@@ -135,6 +135,30 @@ def test_hidden_blocks_are_fixed(name: str, studies: list[Watched]) -> None:
     assert not torch.equal(one, hidden_windows(make_model(method), windows, 0, 6).hidden_blocks)
 
 
+def test_places_are_asked_for_apart_from_the_middle(
+    studies: list[Watched], monitor: HealthMonitor, tmp_path: Path
+) -> None:
+    """In the middle of every study a place is known without a look: windows lie elsewhere, and say how far."""
+    model = make_model(METHODS["position"])
+    apart, middle = (hidden_windows(model, windows, 0, 0).place for windows in (monitor._apart, monitor._central))
+    assert apart is not None
+    assert middle is not None
+    assert middle[:, :, 3].abs().max() <= 0.5
+    assert apart[:, :, 3].abs().max() > 2
+    for window, place in zip(monitor._apart, apart, strict=True):
+        study = monitor.watched[window.owner].study
+        starts = zip(window.start_zyx, SPEC.size_zyx, study.shape_zyx, strict=True)
+        assert place[:, 3].tolist() == pytest.approx([start + (size - whole) / 2 for start, size, whole in starts])
+    values = monitor.observe(model, 0, tmp_path)
+    size, spacing = monitor.config.batch, SPEC.spacing_mm_zyx
+    wanted, easier = (
+        masked_errors(model, windows, spacing, size, monitor.seed)[0]["loss"]
+        for windows in (monitor._apart, monitor._central)
+    )
+    assert values["health/loss"] == pytest.approx(wanted)
+    assert values["health/loss"] != pytest.approx(easier, rel=1e-3)  # control: the other windows are another question
+
+
 def test_batch_size_changes_nothing(studies: list[Watched]) -> None:
     """Hidden blocks belong to a window's number, not to its place in a batch."""
     windows, model = central_windows(studies[:3], SPEC), make_model().eval()

@@ -30,7 +30,7 @@ def build(method: Method) -> MaskedImageModel:
 
 def test_the_table() -> None:
     """The methods that are promised, each made of known parts."""
-    assert set(METHODS) == {"fcmae", "spark", "topdown", "zerofill", "simmim", "a2mim", "genesis"}
+    assert set(METHODS) == {"fcmae", "spark", "topdown", "zerofill", "simmim", "a2mim", "position", "genesis"}
     assert Method() == METHODS["fcmae"]
     for method in METHODS.values():
         assert method.encoding in ENCODINGS

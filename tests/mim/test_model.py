@@ -21,7 +21,7 @@ from prostate_mim.nets import ARCHITECTURES, build_encoder
 GRID = BlockGrid((4, 16, 16), (2, 2, 4))
 WIDE = BlockGrid((8, 32, 16), (1, 1, 4))  # blocks of 2 x 2 x 1 cells
 TINY = BlockGrid((4, 16, 16), (2, 2, 2))
-HIDING = [name for name, method in METHODS.items() if method.strategy != "genesis"]
+HIDING = [name for name, method in METHODS.items() if method.scores == "hidden"]
 RATIO = "0.5"
 
 
@@ -40,7 +40,7 @@ def make(
 
 @pytest.fixture(scope="module", params=HIDING)
 def model(request: pytest.FixtureRequest) -> MaskedImageModel:
-    """Every method that hides blocks, on resenc-s; tests leave it as it is."""
+    """Every method that asks for hidden blocks, on resenc-s; tests leave it as it is."""
     return make(request.param)
 
 
@@ -196,9 +196,9 @@ def test_a_perfect_prediction_costs_nothing_and_shows_the_image(target: str, gri
     assert not torch.allclose(model.to_voxels(worse, given), given.voxels, atol=1e-3)
 
 
-@pytest.mark.parametrize("target", ["hog", "gradient", "fourier", "features"])
+@pytest.mark.parametrize("target", ["hog", "gradient", "fourier", "features", "position"])
 def test_targets_that_are_no_image_have_no_picture(target: str, batch: MimBatch) -> None:
-    """Magnitudes, histograms, amplitudes and features do not determine voxels: None, and the loss is finite."""
+    """Magnitudes, histograms, amplitudes, features and places do not determine voxels: None, and the loss is finite."""
     model = make(Method(target=target))
     with torch.no_grad():
         output = model(batch)

@@ -10,6 +10,7 @@ from prostate_mim.mim.targets.base import Target, TargetSource, counted_cells
 from prostate_mim.mim.targets.features import FeatureTarget
 from prostate_mim.mim.targets.fourier import FourierTarget
 from prostate_mim.mim.targets.gradients import GradientTarget, HogTarget
+from prostate_mim.mim.targets.position import PositionTarget
 from prostate_mim.mim.targets.voxels import BlockTarget, GlandTarget, VoxelTarget, block_moments
 from prostate_mim.spec import InputSpec
 
@@ -24,6 +25,7 @@ TARGETS: dict[str, Callable[[TripleMm, int], Target]] = {
     "gradient": lambda spacing, _channels: GradientTarget(spacing),
     "fourier": lambda _spacing, _channels: FourierTarget(),
     "features": lambda _spacing, channels: FeatureTarget(channels),
+    "position": lambda spacing, _channels: PositionTarget(spacing),
 }
 
 
@@ -34,7 +36,7 @@ def build_target(
 
     Args:
         name: a key of ``TARGETS``.
-        spacing_mm_zyx: voxel size of the crops; matters to ``hog`` and ``gradient``.
+        spacing_mm_zyx: voxel size of the crops; matters to ``hog``, ``gradient`` and ``position``.
         feature_channels: channels of the encoder's coarsest stage; needed by ``features`` alone.
 
     Raises:

@@ -25,12 +25,14 @@ class TargetSource:
         inside: (N, 1, D, H, W) bool, True = measured; the rest is padding.
         gland: (N, 1, D, H, W) bool, True = prostate gland; None where no gland is known.
         teacher: (N, C, d, h, w) coarsest features of a slowly following (EMA) encoder that saw everything, or None.
+        place: (N, 3, 4) where the crops lie in their studies, see ``MimBatch``; None: in the middle.
     """
 
     voxels: Tensor
     inside: Tensor
     gland: Tensor | None = None
     teacher: Tensor | None = None
+    place: Tensor | None = None
 
 
 class Target(Protocol):

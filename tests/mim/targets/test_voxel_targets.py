@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -27,7 +29,8 @@ def source(seed: int = 0, n: int = 2) -> TargetSource:
     gland = torch.zeros_like(inside)
     gland[..., 2:6, 4:12, 4:15] = True
     teacher = torch.randn(n, 5, 4, 4, 4, generator=generator, dtype=torch.float64)
-    return TargetSource(voxels.masked_fill(~inside, 0.0), inside, gland, teacher)
+    place = torch.randn(n, 3, 4, generator=generator, dtype=torch.float64)
+    return TargetSource(voxels.masked_fill(~inside, 0.0), inside, gland, teacher, place)
 
 
 @settings(max_examples=30, deadline=None)
@@ -67,7 +70,7 @@ def test_every_target_keeps_its_promise(name):
     """Shape, type, finite, without gradient, and each sample for itself (batch permutation)."""
     target = build_target(name, feature_channels=5)
     given_ = source()
-    leaf = TargetSource(given_.voxels, given_.inside, given_.gland, given_.teacher.clone().requires_grad_())
+    leaf = replace(given_, teacher=given_.teacher.clone().requires_grad_())
     values = target.values(leaf, GRID, CELL)
     assert target.name == name
     assert values.shape == (2, target.channels(CELL), 4, 4, 4)
@@ -75,7 +78,7 @@ def test_every_target_keeps_its_promise(name):
     assert values.isfinite().all()
     assert not values.requires_grad
     assert target.voxelwise == (name in {"voxels", "block", "gland", "gradient"})
-    swapped = TargetSource(*(each.flip(0) for each in (given_.voxels, given_.inside, given_.gland, given_.teacher)))
+    swapped = TargetSource(*(getattr(given_, field.name).flip(0) for field in fields(given_)))
     torch.testing.assert_close(target.values(swapped, GRID, CELL), values.flip(0), atol=1e-12, rtol=0)
     assert not torch.allclose(values, values.flip(0))  # control: the samples do differ
 
@@ -89,7 +92,7 @@ def test_voxel_targets_can_be_undone(name):
     assert not torch.allclose(target.to_voxels(values + 0.1, given_, GRID, CELL), given_.voxels)
 
 
-@pytest.mark.parametrize("name", ["gradient", "hog", "fourier", "features"])
+@pytest.mark.parametrize("name", ["gradient", "hog", "fourier", "features", "position"])
 def test_the_others_say_that_they_cannot(name):
     """No picture is better than a wrong one."""
     target, given_ = build_target(name, feature_channels=5), source()
