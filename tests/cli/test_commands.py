@@ -118,6 +118,8 @@ def test_help_shows_the_configurations_defaults(command: str) -> None:
             assert METHODS[shown] == default
         elif sets.key.startswith("method."):
             assert shown == "the method's"
+        elif (command, sets.key) == ("pretrain", "name"):  # the default's own network, whichever is trained
+            assert shown == f"ARCHITECTURE.OBJECTIVE, e.g. {config.release_name}"
         elif default is None:
             assert shown.startswith(("the encoder's", "none", "centre; mean at")), name
         else:
