@@ -53,7 +53,7 @@ class Worker:
     """
 
     def __init__(self, process: asyncio.subprocess.Process, about: dict[str, Any]) -> None:
-        self.process, self.about, self.why = process, about, "ended"
+        self.process, self.about, self.why, self._killed = process, about, "ended", False
 
     @classmethod
     async def start(cls, settings: Settings) -> Worker:
@@ -94,8 +94,8 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs."""
-        return self.process.returncode is None
+        """Whether the process runs; not from ``kill`` on, though the system says so a little later."""
+        return self.process.returncode is None and not self._killed
 
     async def do(self, job: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         """One job.
@@ -125,7 +125,7 @@ class Worker:
 
     def kill(self, why: str = "ended") -> None:
         """End it now, whatever it does."""
-        self.why = why
+        self.why, self._killed = why, True
         with suppress(ProcessLookupError):
             self.process.kill()
 
@@ -213,6 +213,7 @@ class Pool:
             worker.kill("too slow")
             raise RefusedError(504, "timeout", f"not computed within {self._settings.timeout_s:g} s") from None
         except _NotBegunError:
+            worker.kill()
             raise
         except (EOFError, ValueError):
             worker.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -37,6 +38,7 @@ from load_running import Running, foreground  # noqa: E402
 from load_test import Tally  # noqa: E402
 from load_uploads import BAD, Request, Study, form, make_study  # noqa: E402
 from prometheus_client.parser import text_string_to_metric_families  # noqa: E402
+from serving_pool import Worker  # noqa: E402
 from serving_settings import _parser  # noqa: E402
 from serving_worker import public  # noqa: E402
 
@@ -372,7 +374,7 @@ def test_whatever_is_slow_ends(slow: Running, study: Study) -> None:
         assert hanging.result()[0] == 504
         assert trickling.result().startswith(b"HTTP/1.1 408 ")
         assert unheard.result() == b""
-    assert not Path(f"/proc/{worker}").exists()
+    _until(lambda: not Path(f"/proc/{worker}").exists())
     _until(lambda: _get(slow, "/readyz")[0] == 200)
     assert slow.send(good)[0] == 200
     assert _counts(slow)["prostate_mim_workers_lost_total too slow"] == 1
@@ -421,8 +423,9 @@ def test_killed_worker_is_replaced(slow: Running, study: Study) -> None:
         _until(lambda: os.readlink(f"/proc/{worker}/cwd").startswith(str(slow.temporary)), 0.001)
         os.kill(worker, signal.SIGKILL)
         assert answer.result()[0] == 500
-    _until(lambda: _get(slow, "/readyz")[0] == 200)
+    _until(lambda: _get(slow, "/readyz")[0] == 200)  # of the next one: whoever reads the 500 finds it not ready
     (second,) = slow.children()
+    assert second != worker
     os.kill(second, signal.SIGSTOP)  # it has begun nothing when it is killed
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(slow.send, good)
@@ -432,6 +435,20 @@ def test_killed_worker_is_replaced(slow: Running, study: Study) -> None:
     assert len({worker, second, *slow.children()}) == 3
     assert _counts(slow)["prostate_mim_workers_lost_total ended"] == 2
     assert not list(slow.temporary.glob("*/*"))
+
+
+def test_killed_worker_is_never_ready() -> None:
+    """Not even until the system says that the process has ended."""
+
+    async def killed() -> tuple[bool, bool, int | None]:
+        worker = Worker(await asyncio.create_subprocess_exec("sleep", "600"), {})
+        before = worker.alive
+        worker.kill()
+        after = worker.alive, worker.process.returncode
+        await worker.end()
+        return before, *after
+
+    assert asyncio.run(killed()) == (True, False, None)
 
 
 # Its end, and its disk
