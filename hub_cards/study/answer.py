@@ -10,6 +10,7 @@ from typing import Any
 from rows import Key, Rows, by_arm, difference, is_estimate, rows_of, said, scored, value
 
 from prostate_mim.metrics import Scored
+from prostate_mim.study.cells import LOCATION, PLACE
 from prostate_mim.study.records import CASES, COMPARISONS, PREDICTIONS, RESULTS, STUDY
 
 IMAGENET, RANDOM = ("imagenet", "effnet-lite0"), "random"
@@ -24,6 +25,7 @@ NOT_MASKED = ("random", "imagenet", "imagenet-centre", "random + norms", "imagen
 BARS = (("phantom lesions", "auroc", 0.1, 0.05, 0.0), ("gland voxels", "auroc", 1.0, 0.06, 0.03))
 COMPARED = (("gland voxels", 1.0), ("phantom lesions", 0.1), ("phantom lesions", 1.0), ("lesion crops", 1.0))
 SHOWN = (("gland voxels", 1.0), ("zone voxels", 1.0), *COMPARED[1:])
+BESIDE_PLACES = (RANDOM, "imagenet", "imagenet + position", "averaged position")
 
 
 def landscape(out: Path) -> str:
@@ -119,6 +121,23 @@ def candidates(arms: Mapping[Key, Scored], *, probe: bool) -> Iterable[tuple[Key
             if own:
                 best = max(own, key=lambda key: value(arms[key], probe=probe))
                 yield best, f"best of {len(own)} from {'ImageNet' if begins else 'random'} weights"
+
+
+def places(out: Path) -> str:
+    """What a voxel's place alone tells, in its window and in the body, beside the arms, and how much more they know."""
+    named = [f"{arm}, minus location" for arm in BESIDE_PLACES[1:]]
+    header = ["task", "patients", "place in the window", "location in the body", *BESIDE_PLACES, *named]
+    lines = [f"| {' | '.join(header)} |", f"| :-- |{' --: |' * (len(header) - 1)}"]
+    for task in ("gland voxels", "zone voxels", "lesion voxels"):
+        found = {**scored(out, task, "auroc", 1.0), **scored(out, task, "auroc", 1.0, controls=True)}
+        names = (f"{PLACE}{RANDOM}", f"{LOCATION}{RANDOM}", *BESIDE_PLACES)
+        if not all((name, IMAGENET[1]) in found for name in names):
+            continue
+        shown = [found[name, IMAGENET[1]] for name in names]
+        means = [f"{value(one, probe=True):.3f}" for one in shown]
+        over = [said(difference(one, shown[1], probe=True)) for one in shown[3:]]
+        lines.append(f"| {' | '.join((task, str(len(shown[1].patients)), *means, *over))} |")
+    return "\n".join(lines)
 
 
 def networks(out: Path) -> str:

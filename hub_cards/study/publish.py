@@ -12,9 +12,9 @@ import argparse
 import shutil
 from pathlib import Path
 
-from answer import IMAGENET, RANDOM, bars, kinds, landscape, missing, networks
+import tabular
+from answer import IMAGENET, RANDOM, bars, kinds, landscape, missing, networks, places
 from rows import is_estimate, rows_of, spanned
-from tabular import baselines, table
 
 from prostate_mim.errors import ProstateMimError
 from prostate_mim.files import make_folder, write_text
@@ -37,10 +37,12 @@ def main() -> None:
         ("landscape", landscape(study)),
         ("kinds", kinds(study)),
         ("bars", bars(study)),
+        ("places", places(study)),
         ("networks", networks(study)),
         ("finetune", finetuned(given.studies / "finetune")),
         ("recipe", recipe(given.studies / "recipe")),
-        ("tabular", table(baselines(given.data / "crops.csv"))),
+        ("tabular", tabular.table(tabular.crops(given.data / "crops.csv"))),
+        ("phantom-places", tabular.table(tabular.places(given.data / "phantoms.csv"))),
     ):
         text = text.replace(f"<!-- {name} -->", made)
     shutil.rmtree(FIGURES, ignore_errors=True)

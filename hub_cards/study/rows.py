@@ -19,12 +19,12 @@ Key = tuple[str, str]  # arm, architecture
 Rows = list[dict[str, Any]]
 
 
-def scored(out: Path, task: str, metric: str, fraction: float) -> dict[Key, Scored]:
+def scored(out: Path, task: str, metric: str, fraction: float, *, controls: bool = False) -> dict[Key, Scored]:
     """(arm, architecture) -> what is paired: the rows' mean probabilities, or in probes each patient's mean value."""
-    rows = of_task(rows_of(out, PREDICTIONS), task, fraction)
+    rows = of_task(rows_of(out, PREDICTIONS), task, fraction, controls=controls)
     if rows:
         return {key: mean_over_seeds([scored_of(one) for one in by(own, "seed")]) for key, own in by_arm(rows)}
-    rows = of_task(rows_of(out, CASES), task, fraction)
+    rows = of_task(rows_of(out, CASES), task, fraction, controls=controls)
     return {key: per_patient([row for row in own if row["metric"] == metric]) for key, own in by_arm(rows)}
 
 
@@ -34,10 +34,10 @@ def rows_of(out: Path, name: str) -> Rows:
     return read_table(table_path(out, name), name)
 
 
-def of_task(rows: Iterable[Mapping[str, Any]], task: str, fraction: float) -> Rows:
-    """The rows of one task and share of labels; no controls."""
+def of_task(rows: Iterable[Mapping[str, Any]], task: str, fraction: float, *, controls: bool) -> Rows:
+    """The rows of one task and share of labels: the controls' own, or all others."""
     kept = (row for row in rows if row["task"] == task and row["fraction"] == fraction)
-    return [dict(row) for row in kept if not row["arm"].startswith(CONTROL)]
+    return [dict(row) for row in kept if row["arm"].startswith(CONTROL) is controls]
 
 
 def by(rows: Rows, name: str) -> list[Rows]:

@@ -1,8 +1,9 @@
-"""What the lesion crops give away without any network: ``python hub_cards/study/tabular.py --data DIR``.
+"""What lesions give away without any network: ``python hub_cards/study/tabular.py --data DIR``.
 
-DIR is the folder of ``make_data.py``'s --out. The same rows and folds as the study's task ``lesion crops``; logistic
-regressions on standardised values, out of fold, C = 1. Whoever is no better than these has learnt nothing of lesions: a
-network sees the size of a small crop by the padding around it.
+DIR is the folder of ``make_data.py``'s --out. The same rows and folds as the study's tasks ``lesion crops`` and
+``phantom lesions``; logistic regressions on standardised values, out of fold, C = 1. Whoever is no better than these
+has learnt nothing of lesions: a network sees the size of a small crop by the padding around it, and where in the body
+it lies by what is around the lesion.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,8 @@ from sklearn.linear_model import LogisticRegression
 
 from prostate_mim.manifest import ManifestRow, read_manifest
 from prostate_mim.metrics import Scored, interval
+from prostate_mim.probing.location import powers
+from prostate_mim.studies import labelled_places, open_study
 
 ZONES = ("PZ", "TZ", "AS", "SV")
 SAMPLES = 2000
@@ -31,21 +35,38 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of make_data.py")
     parser.add_argument("--out", type=Path, help="JSON file of the numbers")
     given = parser.parse_args()
-    found = baselines(given.data / "crops.csv")
-    print(table(found))
+    found = {"lesion crops": crops(given.data / "crops.csv"), "phantom lesions": places(given.data / "phantoms.csv")}
+    for name, one in found.items():
+        print(f"{name}\n{table(one)}")
     if given.out:
         given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-def baselines(path: Path) -> dict[str, list[float]]:
-    """Name -> AUROC, lower and upper end of its 95 % interval over patients."""
+def crops(path: Path) -> dict[str, list[float]]:
+    """Of crops: name -> AUROC, lower and upper end of its 95 % interval over patients."""
+    rows = [row for row in read_manifest(path, labels=True).rows if row.fold is not None]
+    values = {name: np.asarray([read(row) for row in rows], float) for name, read in _READ.items()}
+    values["zone, size and intensities"] = np.concatenate([values[name] for name in ("zone", "size", "intensities")], 1)
+    return _scored(rows, values)
+
+
+def places(path: Path) -> dict[str, list[float]]:
+    """Of lesions in whole scans with a gland mask: the same of where they lie."""
     listed = read_manifest(path, labels=True)
     rows = [row for row in listed.rows if row.fold is not None]
+    zone = np.asarray([_zone(row) for row in rows])
+    studies = [open_study(listed, row, ("gland",)) for row in rows]
+    lesions = np.asarray([study.row.position_mm_lps for study in studies])
+    scans = np.asarray([study.volume.centre_mm_lps for study in studies])
+    glands = np.asarray([labelled_places(study.masks["gland"]).mean(0) for study in studies])
+    place = np.concatenate([powers((lesions - middle) / 30, 2) for middle in (scans, glands)], 1)
+    return _scored(rows, {"zone": zone, "place from the middles of scan and gland": place})
+
+
+def _scored(rows: Sequence[ManifestRow], values: Mapping[str, Floats]) -> dict[str, list[float]]:
     labels = np.asarray([row.label for row in rows])
     folds = np.asarray([row.fold for row in rows])
     patients = [row.patient_id for row in rows]
-    values = {name: np.asarray([read(row) for row in rows], float) for name, read in _READ.items()}
-    values["zone, size and intensities"] = np.concatenate([values[name] for name in ("zone", "size", "intensities")], 1)
     found = {}
     for name, features in values.items():
         scored = Scored(labels, out_of_fold(features, labels, folds), tuple(patients))
@@ -93,8 +114,12 @@ def _pixels(row: ManifestRow) -> list[float]:
     return [float(value) for value in small.ravel()]
 
 
+def _zone(row: ManifestRow) -> list[float]:
+    return [float(row.zone == zone) for zone in ZONES]
+
+
 _READ = {
-    "zone": lambda row: [float(row.zone == zone) for zone in ZONES],
+    "zone": _zone,
     "size": _size,
     "intensities": _intensities,
     "16 x 16 pixels": _pixels,

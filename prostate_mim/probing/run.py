@@ -19,6 +19,7 @@ from prostate_mim.metrics import auroc
 from prostate_mim.probing.data import Questions, ask, shuffled, tested_folds
 from prostate_mim.probing.features import as_batch, place_features, study_features, voxel_features
 from prostate_mim.probing.fit import Fitted, best_threshold, choose_penalty, dice, fit
+from prostate_mim.probing.location import location_features
 from prostate_mim.probing.task import CONTROLS, ProbeTask
 
 Floats = npt.NDArray[np.float64]
@@ -58,8 +59,9 @@ def run_probe(
         encoder: left as it is; its own spec is not looked at.
         task: what is asked, on which studies.
         seed: of windows, drawn voxels and inner folds.
-        control: ``permuted`` shuffles the labels within each patient (of centres: within each fold); ``place`` reads
-            where a voxel lies in its window instead of any feature. Both show what the pipeline itself gives away.
+        control: ``permuted`` shuffles the labels within each patient (of centres: within each fold). Instead of any
+            feature, ``place`` reads where a voxel lies in its window: both show what the pipeline itself gives away.
+            ``location`` reads where it lies in the body: what a network knows that knows nothing but places.
         store: folder of prepared studies, so that they are resampled once for all encoders; None keeps none.
         questions: what ``ask`` gave for this task (tested folds aside) and seed, where many encoders are asked the
             same; None asks.
@@ -69,13 +71,14 @@ def run_probe(
         ManifestError, VolumeError, NotFoundError: the data; a study lacks the mask or centre that the task asks for.
     """
     if control not in CONTROLS:
-        raise UsageError(f"control {control!r} is unknown; choose {' or '.join(CONTROLS[1:])}")
-    if control == "place" and task.kind == "centre":
-        raise UsageError("control 'place' is about voxels; a centre probe has none")
+        raise UsageError(f"control {control!r} is unknown; choose {', '.join(CONTROLS[1:])}")
+    if control in ("place", "location") and task.kind == "centre":
+        raise UsageError(f"control {control!r} is about voxels; a centre probe has none")
+    folder = None if store is None else Path(store)
     if questions is None:
-        questions = ask(task, seed, store=None if store is None else Path(store))
+        questions = ask(task, seed, store=folder)
     asked = shuffled(questions, seed) if control == "permuted" else questions
-    features = _features(encoder, asked, task, control)
+    features = _features(encoder, asked, task, control, folder)
     run = _centres if task.kind == "centre" else _voxels
     return run(asked, task, seed, features)
 
@@ -84,10 +87,11 @@ def run_probe(
 _Features = Callable[[int], list[Floats]]
 
 
-def _features(encoder: PreMIM, asked: Questions, task: ProbeTask, control: str) -> _Features:
+def _features(encoder: PreMIM, asked: Questions, task: ProbeTask, control: str, store: Path | None) -> _Features:
     """Once for all folds, or anew for each where batch norms follow the fitted patients."""
-    if control == "place":
-        places = place_features(asked.windows, asked.places)
+    if control in ("place", "location"):
+        in_window = control == "place"
+        places = place_features(asked.windows, asked.places) if in_window else location_features(asked, task, store)
         return lambda fold: places
     if not task.calibrate:
         found = _read(encoder, asked, task)

@@ -13,7 +13,7 @@ KINDS = {
     "lesion": "lesion voxels against the gland's others",
     "centre": "the scanner centre of a study",
 }
-CONTROLS = ("", "permuted", "place")
+CONTROLS = ("", "permuted", "place", "location")
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from prostate_mim.study.records import CASES, CONTROL, PERMUTED, PREDICTIONS, wr
 from prostate_mim.study.tasks import ALL_FOLDS, Ints, OpenTask, TaskTable, open_task
 from prostate_mim.study.training import fit_and_predict
 
-PLACE = f"{CONTROL}place:"
-"""Beginning of a control's name; the arm's own follows. The place of a voxel in its window instead of features."""
+PLACE, LOCATION = f"{CONTROL}place:", f"{CONTROL}location:"
+"""Beginnings of controls' names; the arm's own follows. Instead of features: a voxel's place in its window, or body."""
 _FROM_FEATURES = ("linear", "full")
-_PROBE_CONTROLS = {PERMUTED: "permuted", PLACE: "place"}
+_PROBE_CONTROLS = {PERMUTED: "permuted", PLACE: "place", LOCATION: "location"}
 
 
 @dataclass(frozen=True)

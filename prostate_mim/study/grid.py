@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from prostate_mim.errors import UsageError, nearest
-from prostate_mim.study.cells import PLACE, Cell
+from prostate_mim.study.cells import LOCATION, PLACE, Cell
 from prostate_mim.study.config import LESIONS, PROBE, VOXELS, ArmConfig, StudyConfig, TaskConfig
 from prostate_mim.study.records import PERMUTED
 
@@ -16,7 +16,7 @@ def cells_of(config: StudyConfig) -> Iterator[tuple[Cell, TaskConfig, ArmConfig]
     """Every cell with its task and arm; controls after the arm that they are of.
 
     Controls are of the reference arms: with shuffled labels at the largest fraction, and in probes of voxels with the
-    voxel's place instead of features.
+    voxel's place, in its window or in the body, instead of features.
     """
     for task in config.tasks:
         lesions = task.kind == LESIONS
@@ -37,7 +37,7 @@ def cells_of(config: StudyConfig) -> Iterator[tuple[Cell, TaskConfig, ArmConfig]
 def _controls(config: StudyConfig, task: TaskConfig, arm: ArmConfig) -> tuple[str, ...]:
     if not config.controls or arm.name not in config.references_or_first:
         return ()
-    return (PERMUTED, PLACE) if task.kind == VOXELS else (PERMUTED,)
+    return (PERMUTED, PLACE, LOCATION) if task.kind == VOXELS else (PERMUTED,)
 
 
 def parse_only(text: str) -> dict[str, set[str]]:

@@ -33,7 +33,8 @@ def probe_rows(
     questions = _asked(replace(task.config.probe_task(), test_folds=()), seed, store)
     for fold, release in encoders:
         probe = task.config.probe_task(None if fold == ALL_FOLDS else (fold,))
-        result = run_probe(PreMIM.from_pretrained(release), probe, seed, control=control, questions=questions)
+        encoder = PreMIM.from_pretrained(release)
+        result = run_probe(encoder, probe, seed, control=control, store=store, questions=questions)
         for metric, values in sorted(result.values.items()):
             pairs = zip(result.patients.tolist(), values.tolist(), strict=True)
             found += [{"patient": int(patient), "metric": metric, "value": defined(value)} for patient, value in pairs]

@@ -227,7 +227,9 @@ def controls(evidence: Evidence) -> Table | None:
         f"{covering.count('yes')} cover 0.5, where about 1 of 20 misses it by chance. By patient it may lie "
         "above 0.5: who has more lesions has a higher maximum and more chances of a positive one. Duplicated: rows "
         "were counted twice, which must not narrow the interval of the arm of that name. Place: what the place in "
-        "the window alone tells, without any feature.",
+        "the window alone tells, without any feature. Location: what the place in the body tells, in mm from the "
+        "middle of the scan, and of parts of the gland from the gland's too; an arm that is no better may know places "
+        "and nothing else.",
         ("control", "task", "network", "labels", "by", "AUROC", "interval covers 0.5"),
         cells,
         words=3,

@@ -19,6 +19,7 @@ from prostate_mim.probing import ProbeResult, ProbeTask, run_probe
 from prostate_mim.probing.data import ask, shuffled
 from prostate_mim.probing.features import _grid, _sample, voxel_features
 from prostate_mim.probing.fit import best_threshold, choose_penalty, dice, fit
+from prostate_mim.probing.location import location_features
 from prostate_mim.spec import InputSpec
 
 SPACING = (3.0, 1.0, 1.0)
@@ -98,6 +99,49 @@ def test_place_alone_knows_less_than_features(manifest: Path, encoder: PreMIM, p
     assert place < plain.values["auroc"].mean() - 0.1
 
 
+def find(window: Window, scan: np.ndarray, near: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    """Where a window's first voxel lies in its scan, by its noise: at most two voxels from ``near``."""
+    at = [near + np.array(step) - 2 for step in np.ndindex(5, 5, 5)]
+    wide = np.pad(scan, 8)  # a window's border may lie beyond the scan's
+    parts = [tuple(slice(a + 8, a + 8 + n) for a, n in zip(s, window.voxels.shape, strict=True)) for s in at]
+    alike = [np.corrcoef(wide[p][window.inside], window.voxels[window.inside])[0, 1] for p in parts]
+    assert max(alike) > 0.99 and sorted(alike)[-2] < 0.98
+    return at[int(np.argmax(alike))]
+
+
+def test_location_is_measured_from_the_scan_and_of_zones_from_the_gland_too(manifest: Path) -> None:
+    """By hand from the files: mm along z, y, x in units of 30, then their powers and products up to the fourth."""
+    scans, glands = (
+        [np.asarray(nib.load(manifest.parent / f"{n}_{name}.nii.gz").dataobj).T for n in range(PATIENTS)]
+        for name in ("t2w", "gland")
+    )
+    for kind, columns in (("gland", 34), ("zone", 68)):
+        asked_for = task(manifest, kind)
+        asked = ask(asked_for, 0)
+        found = location_features(asked, asked_for)
+        for window, places, values in zip(asked.windows, asked.places, found, strict=True):
+            assert values.shape == (len(places), columns)
+            middle = np.argwhere(glands[window.owner]).mean(0)
+            near = np.rint(middle).astype(int) - (6, 32, 32) + window.start_zyx
+            voxels = places + find(window, scans[window.owner], near)
+            mm = (voxels - (np.asarray(SHAPE) - 1) / 2) * SPACING / 30
+            assert values[:, :3] == pytest.approx(mm, abs=1e-6)
+            assert values[:, 3] == pytest.approx(mm[:, 0] ** 2) and values[:, 4] == pytest.approx(mm[:, 0] * mm[:, 1])
+            assert values[:, 33] == pytest.approx(mm[:, 2] ** 4)
+            if kind == "zone":
+                assert values[:, 34:37] == pytest.approx((voxels - middle) * SPACING / 30, abs=1e-6)
+
+
+def test_location_alone_tells_what_lies_in_its_usual_place(manifest: Path, encoder: PreMIM) -> None:
+    """Glands lie within 8 mm of the scan's middle, zones are shells: places in the body tell more than in a window."""
+    for kind in ("gland", "zone"):
+        place, location = (
+            run_probe(encoder, task(manifest, kind), control=control).values["auroc"].mean()
+            for control in ("place", "location")
+        )
+        assert location > place + 0.1
+
+
 def test_a_tested_patient_teaches_nobody_of_the_same_fold(tmp_path: Path, encoder: PreMIM, plain: ProbeResult) -> None:
     """Patients 0 and 3 are tested together: turning 0's masks round may not move 3, and must move the others."""
     turned = write_manifest(tmp_path / "turned", flipped=(0,))
@@ -140,8 +184,9 @@ def test_centres_are_guessed_per_patient(manifest: Path, encoder: PreMIM) -> Non
     centres = np.arange(PATIENTS) % 2
     recalls = [found.values["correct"][centres == one].mean() for one in (0, 1)]
     assert found.values["balanced_accuracy"].mean() == pytest.approx(np.mean(recalls))
-    with pytest.raises(UsageError, match="about voxels"):
-        run_probe(encoder, task(manifest, "centre"), control="place")
+    for control in ("place", "location"):
+        with pytest.raises(UsageError, match=f"control '{control}' is about voxels"):
+            run_probe(encoder, task(manifest, "centre"), control=control)
 
 
 def test_voxels_are_asked_about_where_the_kind_says(manifest: Path) -> None:

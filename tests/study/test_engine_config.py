@@ -98,15 +98,16 @@ def grid(**values: object) -> list[Cell]:
 
 
 def test_the_grid_by_hand() -> None:
-    """Lesions: 2 arms x 2 fractions x 2 seeds = 8; voxels: 2 arms x 2 seeds = 4; controls: 2 + 2 + 2."""
+    """Lesions: 2 arms x 2 fractions x 2 seeds = 8; voxels: 2 arms x 2 seeds = 4; controls: 2 + 2 + 2 + 2."""
     assert len(grid()) == len(set(grid())) == 12
     with_controls = grid(controls=True)
-    assert len(with_controls) == len(set(with_controls)) == 18
+    assert len(with_controls) == len(set(with_controls)) == 20
     controls = {(cell.task, cell.arm, cell.fraction) for cell in with_controls if cell.arm.startswith("control:")}
     assert controls == {
         ("a", "control:permuted:random", 1.0),
         ("v", "control:permuted:random", 1.0),
         ("v", "control:place:random", 1.0),
+        ("v", "control:location:random", 1.0),
     }
 
 

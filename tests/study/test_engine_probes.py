@@ -18,18 +18,18 @@ PROBE = (
 
 
 def test_a_probe_of_voxels(store: Path, tmp_path: Path, variant: Callable[..., Path]) -> None:
-    """One value a patient and metric; shuffled labels cover 0.5; the place of a voxel is no more than a control."""
+    """One value a patient and metric; shuffled labels cover 0.5; where a voxel lies is no more than a control."""
     path = variant(
         PROBE, ('manifest = "lesions.csv"', 'manifest = "split.csv"'), ('\n[[arms]]\nname = "blocks"\n', ""),
         ("seeds = [0, 1]", "seeds = [0]\ncontrols = true"),
     )  # fmt: skip
     made = run_study(read_study(path), tmp_path, store=store)
-    assert (made.cells, made.done) == (3, 3)
+    assert (made.cells, made.done) == (4, 4)
     rows = read_table(table_path(made.out, CASES), CASES)
-    arms = {"random", "control:permuted:random", "control:place:random"}
+    arms = {"random", "control:permuted:random", "control:place:random", "control:location:random"}
     assert {row["arm"] for row in rows} == arms and {row["mode"] for row in rows} == {"probe"}
     patients = {row["patient"] for row in rows}
-    assert len(rows) == 3 * 2 * len(patients) and patients == set(range(len(patients)))
+    assert len(rows) == 4 * 2 * len(patients) and patients == set(range(len(patients)))
     results = {
         (row["arm"], row["metric"]): row
         for row in read_table(table_path(made.out, RESULTS), RESULTS)

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 from prostate_mim.study.records import ALL, CASES, COMPARISONS, CONTROL, PREDICTIONS, RESULTS, write_table
@@ -118,6 +119,42 @@ def test_the_landscape_and_the_kinds_of_arms(publish: ModuleType, tmp_path: Path
         ("masked, begun at ImageNet", "random", "", "0 ↑ 0 ↓ of 1"),
         ("masked, begun at ImageNet", "imagenet", "", "1 ↑ 0 ↓ of 1"),
     ]
+
+
+def test_places_stand_beside_the_arms(publish: ModuleType, tmp_path: Path) -> None:
+    """Means over patients; differences from the location alone are paired; a task without its controls is left out."""
+    arms = {
+        f"{CONTROL}place:random": 0.5, f"{CONTROL}location:random": 0.8, f"{CONTROL}permuted:random": 0.4,
+        "random": 0.6, "imagenet": 0.7, "imagenet + position": 0.9, "averaged position": 0.8, "mim grid": 1.0,
+    }  # fmt: skip
+    rows = [row for arm, mean in arms.items() for row in probes(arm, (mean - 0.1, mean + 0.1, mean))]
+    other = [{**row, "task": "zone voxels"} for row in rows if "location" not in row["arm"]]
+    write_table(tmp_path / "predictions.parquet", PREDICTIONS, [])
+    write_table(tmp_path / "cases.parquet", CASES, [*rows, *other])
+    header, _, *found = publish.places(tmp_path).splitlines()
+    assert header.count("|") == 12 and len(found) == 1
+    cells = [cell.strip() for cell in found[0].strip("|").split("|")]
+    assert cells[:8] == ["gland voxels", "3", "0.500", "0.800", "0.600", "0.700", "0.900", "0.800"]
+    assert [cell.split()[0] for cell in cells[8:]] == ["-0.100", "+0.100", "+0.000"]
+
+
+@pytest.mark.parametrize("side", [True, False])
+def test_what_the_place_of_a_lesion_tells(publish: ModuleType, side: bool, tmp_path: Path) -> None:
+    """Sixty bare studies with one gland: a label that is the lesion's side is told by its place, one by lot is not."""
+    rng, (z, y, x) = np.random.default_rng(1), np.ogrid[-3.5:4.5, -9.5:10.5, -9.5:10.5]
+    gland = (z / 3) ** 2 + (y / 7) ** 2 + (x / 7) ** 2 < 1
+    np.save(tmp_path / "t2w.npy", rng.normal(300, 20, gland.shape).astype("i2"))
+    np.save(tmp_path / "gland.npy", gland.astype("u1"))
+    lines = ["study_id,patient_id,t2w,lesion_id,label,position_mm_lps,gland_mask,zone,spacing_mm_zyx,fold"]
+    for n in range(60):
+        left, behind, above = rng.uniform(-4, 4, 3)
+        label = int(left > 0) if side else int(rng.integers(2))
+        position = f"{9.5 + left} {9.5 + behind} {10.5 + above}"
+        lines.append(f"s{n},p{n},t2w.npy,1,{label},{position},gland.npy,PZ,3 1 1,{n % 3}")
+    (tmp_path / "lesions.csv").write_text("\n".join(lines) + "\n")
+    zone, place = publish.tabular.places(tmp_path / "lesions.csv").values()
+    assert zone[1] <= 0.5 <= zone[2]
+    assert (place[1] > 0.9) if side else (place[1] <= 0.5 <= place[2])
 
 
 def test_what_is_missing_is_said(publish: ModuleType, tmp_path: Path) -> None:
