@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rows import Key, Rows, by_arm, difference, is_estimate, rows_of, said, scored, value
+from rows import Key, Rows, by_arm, difference, is_estimate, rows_of, said, scored, spanned, value
 
 from prostate_mim.metrics import Scored
 from prostate_mim.study.cells import LOCATION, PLACE
@@ -25,6 +25,7 @@ NOT_MASKED = ("random", "imagenet", "imagenet-centre", "random + norms", "imagen
 BARS = (("phantom lesions", "auroc", 0.1, 0.05, 0.0), ("gland voxels", "auroc", 1.0, 0.06, 0.03))
 COMPARED = (("gland voxels", 1.0), ("phantom lesions", 0.1), ("phantom lesions", 1.0), ("lesion crops", 1.0))
 SHOWN = (("gland voxels", 1.0), ("zone voxels", 1.0), *COMPARED[1:])
+AGAIN = ("imagenet + position", "imagenet + position seed 1", "imagenet + position blockwise")
 BESIDE_PLACES = (RANDOM, "imagenet", "imagenet + position", "averaged position")
 
 
@@ -137,6 +138,20 @@ def places(out: Path) -> str:
         means = [f"{value(one, probe=True):.3f}" for one in shown]
         over = [said(difference(one, shown[1], probe=True)) for one in shown[3:]]
         lines.append(f"| {' | '.join((task, str(len(shown[1].patients)), *means, *over))} |")
+    return "\n".join(lines)
+
+
+def again(out: Path) -> str:
+    """The chosen arm, with another seed and with another masking: what each is above ImageNet's weights."""
+    pairs = {
+        (row["first"], row["task"], row["fraction"]): spanned(row, "difference", "+")
+        for row in rows_of(out, COMPARISONS)
+        if row["second"] == IMAGENET[0] and row["architecture"] == IMAGENET[1] and row["metric"] == "auroc"
+    }
+    asked = (*SHOWN[:2], *(("phantom lesions", fraction) for fraction in (0.1, 0.25, 0.5, 1.0)))
+    lines = [f"| arm | {' | '.join(f'{task}, {fraction:.0%}' for task, fraction in asked)} |"]
+    lines.append(f"| :-- |{' --: |' * len(asked)}")
+    lines += [f"| {arm} | {' | '.join(pairs.get((arm, *one), '') for one in asked)} |" for arm in AGAIN]
     return "\n".join(lines)
 
 

@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 import tabular
-from answer import IMAGENET, RANDOM, bars, kinds, landscape, missing, networks, places
+from answer import IMAGENET, RANDOM, again, bars, kinds, landscape, missing, networks, places
 from rows import is_estimate, rows_of, spanned
 
 from prostate_mim.errors import ProstateMimError
@@ -37,6 +37,7 @@ def main() -> None:
         ("landscape", landscape(study)),
         ("kinds", kinds(study)),
         ("bars", bars(study)),
+        ("again", again(study)),
         ("places", places(study)),
         ("networks", networks(study)),
         ("finetune", finetuned(given.studies / "finetune")),

@@ -138,6 +138,23 @@ def test_places_stand_beside_the_arms(publish: ModuleType, tmp_path: Path) -> No
     assert [cell.split()[0] for cell in cells[8:]] == ["-0.100", "+0.100", "+0.000"]
 
 
+def test_another_seed_stands_beside_the_chosen_arm(publish: ModuleType, tmp_path: Path) -> None:
+    """Differences of AUROC from ImageNet's weights in their own network; what is not computed stays empty."""
+    arms = ("imagenet + position", "imagenet + position seed 1", "imagenet + position blockwise")
+    own = {"second": "imagenet", "difference": 0.1, "task": "gland voxels"}
+    write_table(tmp_path / "comparisons.parquet", COMPARISONS, [
+        *[paired(arm, 0.01 * n, 0.2, **own) for n, arm in enumerate(arms, 1)],
+        paired(arms[0], 0.5, 0.6, **{**own, "second": "random"}), paired(arms[0], 0.5, 0.6, **own, metric="dice"),
+        paired(arms[1], -0.2, 0.2, **{**own, "task": "phantom lesions"}, fraction=0.25),
+    ])  # fmt: skip
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in publish.again(tmp_path).splitlines()]
+    assert rows[0][1] == "gland voxels, 100%" and rows[0][4] == "phantom lesions, 25%"
+    assert [row[:2] for row in rows[2:]] == [
+        [arm, f"+0.100 (+0.0{n}0 to +0.200)"] for n, arm in enumerate(arms, 1)
+    ]  # fmt: skip
+    assert [row[4] for row in rows[2:]] == ["", "+0.100 (-0.200 to +0.200)", ""]
+
+
 @pytest.mark.parametrize("side", [True, False])
 def test_what_the_place_of_a_lesion_tells(publish: ModuleType, side: bool, tmp_path: Path) -> None:
     """Sixty bare studies with one gland: a label that is the lesion's side is told by its place, one by lot is not."""
