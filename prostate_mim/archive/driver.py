@@ -125,6 +125,7 @@ def _compute(job: Job, missing: Sequence[int], rows_done: int) -> dict[int, int]
                 _raise_ours(answer)
                 done[int(answer["shard"])] = int(answer["failed"])
                 bar.advance(task, int(answer["rows"]))
+    _remove_unfinished(Path(job.out))  # of workers killed since; nobody writes any more
     return done
 
 
@@ -181,13 +182,18 @@ def _journal(job: Job) -> Iterator[None]:
     folder = Path(job.out)
     for left in folder.glob(f"{_JOURNALS}*"):
         shutil.rmtree(left, ignore_errors=True)
-    for left in folder.glob(f".{PATTERN}.*.tmp.parquet"):  # what killed workers were writing
-        left.unlink(missing_ok=True)
+    _remove_unfinished(folder)  # of a call that was killed
     make_folder(job.journal)
     try:
         yield
     finally:
         shutil.rmtree(job.journal, ignore_errors=True)
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """What killed workers were writing."""
+    for left in folder.glob(f".{PATTERN}.*.tmp.parquet"):
+        left.unlink(missing_ok=True)
 
 
 @contextmanager

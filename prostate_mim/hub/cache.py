@@ -18,6 +18,7 @@ from prostate_mim.hub.release import CONFIG, FILES, damaged_files, verify_sums
 QUARANTINE = "quarantine"
 _ORPHAN_S = 60.0
 """A download that writes nothing for so long is dead: huggingface_hub itself gives up after 10 s of silence."""
+_RELINKED_S = (0.02, 0.1, 0.4, 1.0)
 # What only this machine's disk says; everything else that goes wrong while fetching is the hub's or the network's.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -58,10 +59,27 @@ def fetch(repository: str, revision: str) -> Path:
             )
         if not all((folder / one).exists() for one in damaged):  # offline, huggingface_hub gives what it has
             raise _explain_damage(name, folder, damaged)
-    if not (folder / CONFIG).is_file():
-        raise NotFoundError(f"{name}: the repository holds no release of this package (no {CONFIG})")
-    verify_sums(folder)
+    _check(name, folder)
     return folder
+
+
+def _check(name: str, folder: Path) -> None:
+    """Refuse a snapshot that is no whole release.
+
+    Where file systems have no locks, another process may fetch the same: huggingface_hub removes a link before it makes
+    it again. So what is missing is looked for once more, a little later.
+    """
+    for pause_s in (*_RELINKED_S, None):
+        try:
+            if not (folder / CONFIG).is_file():
+                raise NotFoundError(f"{name}: the repository holds no release of this package (no {CONFIG})")
+            verify_sums(folder)
+        except (NotFoundError, IntegrityError, FileNotFoundError):
+            if pause_s is None:
+                raise
+            time.sleep(pause_s)
+        else:
+            return
 
 
 def _snapshot(repository: str, revision: str) -> Path:

@@ -82,6 +82,8 @@ class Killer(threading.Thread):
     def _kill(self, why: str, pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
         self.killed[why].append(pid)
+        # What it leaves if that hits it while it writes, which it seldom does.
+        (self.out / f".part-00001.parquet.{pid}.tmp.parquet").write_bytes(b"PAR1")
 
 
 @pytest.fixture(scope="module")

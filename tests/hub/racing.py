@@ -33,7 +33,12 @@ FORK = multiprocessing.get_context("fork")
 def fetched(name: str) -> str:
     """SHA-256 of the verified weights, or what went wrong."""
     try:
-        return sha256_of(locate(name).folder / "model.safetensors")
+        weights = locate(name).folder / "model.safetensors"
+        for _ in range(20):  # without a lock, another process may be making the link anew
+            with contextlib.suppress(FileNotFoundError):
+                return sha256_of(weights)
+            time.sleep(0.1)
+        return "the file is gone"
     except ProstateMimError as error:
         return f"{type(error).__name__}: {error}"
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from prostate_mim.errors import ProstateMimError
 from prostate_mim.files import sha256_of
+from prostate_mim.hub import cache
 
 WEIGHTS = "model.safetensors"
 PROCESSES, ROUNDS, KILLS = 8, 25, 40
@@ -44,6 +48,21 @@ def test_eight_processes_and_no_lock(hub: Any, releases: Path, racing: Any, tmp_
     assert [one for one in found if one != good] == []
     lying = list((tmp_path / "home/hub").glob(f"models--org--race-*/snapshots/*/{WEIGHTS}"))
     assert len(lying) == ROUNDS and {sha256_of(path) for path in lying} == {good}
+
+
+@pytest.mark.parametrize("file", ["config.json", WEIGHTS, "SHA256SUMS"])
+def test_a_link_that_is_made_anew_is_waited_for(releases: Path, tmp_path: Path, file: str) -> None:
+    """Another process removes it first; what does not come back is missed in the end."""
+    folder = tmp_path / "snapshot"
+    shutil.copytree(releases / "encoder16", folder)
+    (folder / file).rename(tmp_path / file)
+    back = threading.Timer(0.1, (tmp_path / file).rename, [folder / file])
+    back.start()
+    cache._check("org/model@main", folder)
+    back.join()
+    (folder / file).unlink()
+    with pytest.raises(ProstateMimError, match=f"{file}"):
+        cache._check("org/model@main", folder)
 
 
 def test_forty_kills(hub: Any, releases: Path, racing: Any) -> None:
